@@ -12,14 +12,15 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, Self
 
+from .records import Json, Record
+
 SCHEMA_VERSION = 1
 
 Role = Literal["system", "user", "assistant", "tool"]
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCall:
+class ToolCall(Record):
     """One call in the OpenAI shape; `arguments` is the JSON text exactly as written."""
 
     name: str
@@ -37,7 +38,7 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class Message(Record):
     """One chat message in the OpenAI shape.
 
     Example: `Message("user", "What is 2 + 2?").to_dict()` gives
@@ -68,7 +69,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class Task(Record):
     """One problem, never the environment that poses it.
 
     `reference` is what the verifier compares with; it is never shown to the agent.
@@ -86,28 +87,6 @@ class Task:
     def question(self) -> str:
         """The text of the last user message (empty when there is none)."""
         return next((m.content for m in reversed(self.prompt) if m.role == "user"), "")
-
-    def to_dict(self) -> Json:
-        return {
-            "id": self.id,
-            "prompt": [m.to_dict() for m in self.prompt],
-            "reference": self.reference,
-            "split": self.split,
-            "difficulty": self.difficulty,
-            "metadata": dict(self.metadata),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        prompt = tuple(Message.from_dict(m) for m in data["prompt"])
-        return cls(
-            data["id"],
-            prompt,
-            data.get("reference", ""),
-            data.get("split", "train"),
-            data.get("difficulty"),
-            dict(data.get("metadata") or {}),
-        )
 
 
 class StopReason(StrEnum):
@@ -139,7 +118,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Invalid:
+class Invalid(Record):
     """An infrastructure failure, as a value: what failed (`kind`) and what it said.
 
     Kinds in use: sandbox, tool, verifier, judge, env, engine.
@@ -147,9 +126,6 @@ class Invalid:
 
     kind: str
     message: str = ""
-
-    def to_dict(self) -> Json:
-        return {"kind": self.kind, "message": self.message}
 
 
 class ToolStatus(StrEnum):
@@ -165,26 +141,13 @@ class ToolStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ToolResult:
+class ToolResult(Record):
     """What one tool call came to. `content` is what the agent is shown."""
 
     call: ToolCall
     content: str
     status: ToolStatus
     duration_s: float = 0.0
-
-    def to_dict(self) -> Json:
-        return {
-            "call": self.call.to_dict(),
-            "content": self.content,
-            "status": self.status.value,
-            "duration_s": self.duration_s,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        call = ToolCall.from_dict(data["call"])
-        return cls(call, data["content"], ToolStatus(data["status"]), data.get("duration_s", 0.0))
 
 
 class FinishReason(StrEnum):
@@ -195,7 +158,7 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(Record):
     """Exactly what the engine sampled. Text is decoded from it, never re-tokenised.
 
     Attributes:
@@ -240,7 +203,7 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Record):
     """One model call: what it was shown since its last action, what it did, what came of it.
 
     `num_sampled` counts its tokens; the ids themselves stand once, on the trajectory.
@@ -255,34 +218,9 @@ class Turn:
     generate_s: float = 0.0
     env_s: float = 0.0
 
-    def to_dict(self) -> Json:
-        return {
-            "observation": [m.to_dict() for m in self.observation],
-            "action": self.action.to_dict(),
-            "tool_results": [r.to_dict() for r in self.tool_results],
-            "reward": self.reward,
-            "num_sampled": self.num_sampled,
-            "finish_reason": self.finish_reason.value,
-            "generate_s": self.generate_s,
-            "env_s": self.env_s,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        return cls(
-            tuple(Message.from_dict(m) for m in data["observation"]),
-            Message.from_dict(data["action"]),
-            tuple(ToolResult.from_dict(r) for r in data["tool_results"]),
-            data["reward"],
-            data["num_sampled"],
-            FinishReason(data["finish_reason"]),
-            data["generate_s"],
-            data["env_s"],
-        )
-
 
 @dataclass(frozen=True, slots=True)
-class ToolStats:
+class ToolStats(Record):
     """Tool use over one episode. `calls` counts executions only (ok + error + timeout)."""
 
     calls: int = 0
@@ -309,16 +247,9 @@ class ToolStats:
             hallucinated=hallucinated,
         )
 
-    def to_dict(self) -> Json:
-        return {name: getattr(self, name) for name in self.__slots__}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        return cls(**data)
-
 
 @dataclass(frozen=True, slots=True)
-class Trajectory:
+class Trajectory(Record):
     """One rollout, token for token.
 
     Attributes:
@@ -380,27 +311,8 @@ class Trajectory:
         return tuple(m for turn in self.turns for m in (*turn.observation, turn.action))
 
     def to_dict(self) -> Json:
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "task_id": self.task_id,
-            "env_id": self.env_id,
-            "token_ids": list(self.token_ids),
-            "mask": [int(m) for m in self.mask],
-            "logprobs": list(self.logprobs),
-            "prompt_length": self.prompt_length,
-            "turns": [t.to_dict() for t in self.turns],
-            "stop_reason": self.stop_reason.value,
-            "outcome": self.outcome.value,
-            "reward": self.reward,
-            "reward_parts": dict(self.reward_parts),
-            "correct": self.correct,
-            "failure": self.failure.to_dict() if self.failure else None,
-            "tools": self.tools.to_dict(),
-            "seed": self.seed,
-            "policy_version": self.policy_version,
-            "duration_s": self.duration_s,
-            "versions": dict(self.versions),
-        }
+        head = {"schema_version": SCHEMA_VERSION, "outcome": self.outcome.value}
+        return head | Record.to_dict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -410,30 +322,11 @@ class Trajectory:
                 f"this Palestra reads trajectories of schema {SCHEMA_VERSION}, got {version!r}: "
                 f"read the file with the version that wrote it"
             )
-        failure = data["failure"]
-        return cls(
-            task_id=data["task_id"],
-            env_id=data["env_id"],
-            token_ids=tuple(data["token_ids"]),
-            mask=tuple(bool(m) for m in data["mask"]),
-            logprobs=tuple(data["logprobs"]),
-            prompt_length=data["prompt_length"],
-            turns=tuple(Turn.from_dict(t) for t in data["turns"]),
-            stop_reason=StopReason(data["stop_reason"]),
-            reward=data["reward"],
-            reward_parts=dict(data["reward_parts"]),
-            correct=data["correct"],
-            failure=Invalid(**failure) if failure else None,
-            tools=ToolStats.from_dict(data["tools"]),
-            seed=data["seed"],
-            policy_version=data["policy_version"],
-            duration_s=data["duration_s"],
-            versions=dict(data["versions"]),
-        )
+        return super(Trajectory, cls).from_dict(data)
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class Group(Record):
     """The G trajectories of one task: what a group baseline or a group reward sees."""
 
     task: Task
@@ -443,14 +336,3 @@ class Group:
     def valid(self) -> tuple[Trajectory, ...]:
         """The members that carry a reward. Invalid ones never enter a statistic."""
         return tuple(t for t in self.trajectories if t.reward is not None)
-
-    def to_dict(self) -> Json:
-        return {
-            "task": self.task.to_dict(),
-            "trajectories": [t.to_dict() for t in self.trajectories],
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        trajectories = tuple(Trajectory.from_dict(t) for t in data["trajectories"])
-        return cls(Task.from_dict(data["task"]), trajectories)
