@@ -1,0 +1,73 @@
+"""An agent: an engine and how to sample from it. The weights behind it are the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..envs.core import ChatEnv
+from ..envs.types import Completion, FinishReason
+from .engines.base import Engine, SamplingParams
+from .rendering import Renderer
+from .seeding import derive_seed
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """Engine plus sampling parameters. `sampling.max_tokens` bounds one turn."""
+
+    engine: Engine
+    sampling: SamplingParams = SamplingParams()
+
+    def renderer(self, env: ChatEnv) -> Renderer:
+        """The renderer for an environment's episodes."""
+        return Renderer(
+            self.engine.tokenizer, env.protocol, env.tool_schemas, env.tool_instructions
+        )
+
+    async def act(
+        self,
+        env: ChatEnv,
+        renderer: Renderer,
+        context: Sequence[int],
+        *,
+        max_tokens: int,
+        seed: int,
+    ) -> tuple[Completion, str]:
+        """Sample one turn after `context`, and its text.
+
+        A turn may take several requests: the fenced protocol's stop strings depend on what
+        was written so far.
+
+        Raises:
+            ContextOverflow, EngineError: from the engine.
+        """
+        turn: Completion | None = None
+        text = ""
+        for piece in range(max_tokens):
+            written = turn.token_ids if turn else ()
+            params = self._params(env, renderer, text, max_tokens - len(written))
+            params = replace(params, seed=derive_seed(seed, piece))
+            part = await self.engine.generate([*context, *written], params)
+            turn = turn + part if turn else part
+            text = renderer.decode(turn.token_ids)
+            if not self._goes_on(env, part, text, max_tokens - len(turn.token_ids)):
+                break
+        assert turn is not None
+        return turn, text
+
+    def _params(self, env: ChatEnv, renderer: Renderer, text: str, left: int) -> SamplingParams:
+        stops = self.sampling.stop
+        if env.protocol is not None:
+            stops += env.protocol.stops(text, env.may_call)
+        return replace(
+            self.sampling,
+            max_tokens=left,
+            stop=stops,
+            stop_token_ids=(*self.sampling.stop_token_ids, *renderer.stop_token_ids),
+        )
+
+    def _goes_on(self, env: ChatEnv, part: Completion, text: str, left: int) -> bool:
+        if part.finish_reason is not FinishReason.STOP_STRING or left < 1:
+            return False
+        return env.protocol is not None and env.protocol.turn_is_open(text)

@@ -1,0 +1,170 @@
+"""From messages to token ids, by appending only.
+
+What was sampled stays as it was sampled: an observation is rendered as the ids to put
+*after* it, never by rendering the conversation again. Text that comes from outside (tool
+output, user text) can never turn into control tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from ..envs.protocols import Protocol
+from ..envs.types import Message
+from .engines.base import Tokenizer
+
+# Stands for content while a template is rendered; private-use characters that no text holds.
+_SLOT = "\ue000{}\ue001"
+_SLOTS = re.compile("\ue000(\\d+)\ue001")
+
+
+class RenderingError(ValueError):
+    """The chat template cannot be used append-only; the message says what it did."""
+
+
+class Renderer:
+    """Renders one kind of episode for one tokenizer.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer, with a chat template.
+        protocol: the environment's; None for plain chat.
+        tools: OpenAI schemas, given to templates that have a place for them.
+        tool_instructions: what to put in the system prompt of templates that have none.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        protocol: Protocol | None = None,
+        tools: Sequence[dict[str, Any]] = (),
+        tool_instructions: str = "",
+    ) -> None:
+        if not tokenizer.chat_template:
+            raise RenderingError(
+                "the tokenizer has no chat template: set tokenizer.chat_template first"
+            )
+        self.tokenizer = tokenizer
+        self.protocol = protocol
+        self._inline = protocol is not None and protocol.inline
+        template_shows_tools = "tools" in str(tokenizer.chat_template)
+        self._tools = list(tools) if template_shows_tools and not self._inline else []
+        self._instructions = "" if self._tools or self._inline else tool_instructions
+        self._controls = _control_strings(tokenizer)
+        self._turn_end = self._find_turn_end()
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Ids that end an assistant turn: the tokenizer's and the template's."""
+        first = self._encode(self._turn_end)[:1] if self._turn_end.strip() else []
+        return tuple(
+            dict.fromkeys([i for i in (self.tokenizer.eos_token_id, *first) if i is not None])
+        )
+
+    def opening(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of the first prompt, up to where the assistant begins."""
+        messages = list(messages)
+        if self._instructions:
+            messages = _with_system(messages, self._instructions)
+        return self._render(messages, lambda text: text)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of sampled ids, control tokens left out."""
+        stops = set(self.stop_token_ids)
+        return self.tokenizer.decode([i for i in token_ids if i not in stops])
+
+    def continuation(
+        self, sampled: Sequence[int], text: str, messages: Sequence[Message]
+    ) -> list[int]:
+        """Ids to append after a sampled turn, so that the agent sees `messages`.
+
+        Args:
+            sampled: the ids of the turn; `text` is their text.
+            messages: what the environment answered.
+        """
+        if self._inline and all(m.role == "tool" for m in messages):
+            assert self.protocol is not None
+            shown = text
+            for message in messages:
+                shown += self.protocol.show(message.content, shown)
+            return self._encode_inert(shown[len(text) :])
+        ended = bool(sampled) and sampled[-1] in self.stop_token_ids
+        return self._render(
+            [Message("user", ""), Message("assistant", ""), *messages],
+            lambda full: self._after_assistant(full, sampled[-1] if ended else None),
+            opened=2,
+        )
+
+    # Inside.
+
+    def _render(self, messages: list[Message], cut: Any, opened: int = 0) -> list[int]:
+        """Render with slots for contents; encode template and contents apart if a content
+        holds the text of a control token, together (as everybody does) if none does."""
+        contents = [m.content for m in messages]
+        slotted = [
+            Message(m.role, _SLOT.format(i), m.tool_calls, m.tool_call_id, m.name)
+            for i, m in enumerate(messages)
+        ]
+        text = cut(self._template(slotted, add_generation_prompt=True))
+        if set(map(int, _SLOTS.findall(text))) != set(range(opened, len(messages))):
+            raise RenderingError("the chat template drops or repeats message contents")
+        if not any(control in c for c in contents for control in self._controls):
+            return self._encode(_SLOTS.sub(lambda m: contents[int(m.group(1))], text))
+        pieces = _SLOTS.split(text)
+        ids: list[int] = []
+        for index, piece in enumerate(pieces):
+            inert = index % 2 == 1
+            ids += self._encode_inert(contents[int(piece)]) if inert else self._encode(piece)
+        return ids
+
+    def _after_assistant(self, full: str, last_id: int | None) -> str:
+        """The part of a rendered conversation after its (dummy) assistant's content."""
+        marker = _SLOT.format(1)
+        if full.count(marker) != 1:
+            raise RenderingError("the chat template rewrites earlier assistant turns")
+        rest = full.split(marker)[1]
+        if not rest.startswith(self._turn_end):
+            raise RenderingError("the chat template ends turns differently when more follow")
+        if last_id is None:
+            return rest
+        sampled_end = self.tokenizer.decode([last_id])
+        return rest.removeprefix(sampled_end)
+
+    def _find_turn_end(self) -> str:
+        marker = _SLOT.format(1)
+        dialogue = [Message("user", _SLOT.format(0)), Message("assistant", marker)]
+        text = self._template(dialogue, add_generation_prompt=False)
+        if text.count(marker) != 1:
+            raise RenderingError("the chat template does not show assistant messages once")
+        return text.split(marker)[1]
+
+    def _template(self, messages: Sequence[Message], **options: Any) -> str:
+        conversation = [m.to_dict() for m in messages]
+        if self._tools:
+            options["tools"] = self._tools
+        text = self.tokenizer.apply_chat_template(conversation, tokenize=False, **options)
+        return str(text)
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
+
+    def _encode_inert(self, text: str) -> list[int]:
+        """Encode so that nothing in the text becomes a control token."""
+        if not text or not any(control in text for control in self._controls):
+            return self._encode(text)
+        encode: Any = self.tokenizer.encode
+        return list(encode(text, add_special_tokens=False, split_special_tokens=True))
+
+
+def _control_strings(tokenizer: Tokenizer) -> tuple[str, ...]:
+    added = getattr(tokenizer, "get_added_vocab", dict)()
+    special = getattr(tokenizer, "all_special_tokens", [])
+    return tuple(sorted({*added, *special}))
+
+
+def _with_system(messages: list[Message], extra: str) -> list[Message]:
+    if messages and messages[0].role == "system":
+        head = Message("system", f"{messages[0].content}\n\n{extra}")
+        return [head, *messages[1:]]
+    return [Message("system", extra), *messages]

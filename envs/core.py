@@ -1,0 +1,388 @@
+"""`ChatEnv` and `ToolEnv`: real Gymnasium environments whose actions are chat messages.
+
+An observation is the list of messages added since the agent's last action; an action is an
+assistant message (a plain string is accepted as its content). Authors write messages only:
+tokens, masks and log-probabilities are the rollout's business (`agents/rollout.py`).
+
+    class Capital(ToolEnv):
+        def grade(self, task, messages):
+            return float(task.reference.lower() in messages[-1].content.lower())
+
+    env = Capital(tasks=[Task("fr", (Message("user", "The capital of France?"),), "Paris")])
+
+Hooks may be `def` or `async def`. `step` and `reset` are Gymnasium's; `astep` is the same
+step for callers that run many episodes in one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import inspect
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, SupportsFloat, TypeVar, cast
+
+import gymnasium
+from gymnasium.error import ResetNeeded
+
+from ..sandbox.types import SandboxError
+from .episode import Episode, Grade, Reply, Snapshot
+from .protocols import MalformedCall, Protocol, get_protocol
+from .spaces import ChatSpace, TextSpace, as_action
+from .tools import Tool, ToolFailure, unknown_tool
+from .types import (
+    Invalid,
+    Message,
+    Outcome,
+    StopReason,
+    Task,
+    ToolCall,
+    ToolResult,
+    ToolStats,
+    ToolStatus,
+)
+
+Action = str | Message
+Step = tuple[list[Message], SupportsFloat, bool, bool, dict[str, Any]]
+T = TypeVar("T")
+
+
+class _Failure(Exception):
+    """Carries an `Invalid` from where it happened to the end of the step."""
+
+    def __init__(self, invalid: Invalid) -> None:
+        super().__init__(invalid.message)
+        self.invalid = invalid
+
+
+class ChatEnv(gymnasium.Env[list[Message], Action]):
+    """An environment whose actions and observations are chat messages.
+
+    Args:
+        tasks: the problems, any indexable sequence.
+        max_turns: actions per episode; the episode is truncated after that many.
+    """
+
+    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 - Gymnasium's own shape
+    protocol: Protocol | None = None
+
+    def __init__(
+        self, *, tasks: Sequence[Task], max_turns: int = 8, render_mode: str | None = None
+    ) -> None:
+        if not len(tasks):
+            raise ValueError("the task set is empty: an environment needs at least one task")
+        if max_turns < 1:
+            raise ValueError(f"max_turns must be at least 1, got {max_turns}")
+        self.tasks = tasks
+        self.max_turns = max_turns
+        self.render_mode = render_mode
+        self.observation_space = ChatSpace()
+        self.action_space = TextSpace()
+        self._episode: Episode | None = None
+        self._runner: asyncio.Runner | None = None
+
+    # What authors override.
+
+    def begin(self, task: Task) -> Sequence[Message]:
+        """The first observation of an episode (default: the task's prompt)."""
+        return task.prompt
+
+    def respond(self, action: Message) -> Any:
+        """Answer one action with a `Reply` (or an awaitable of one)."""
+        raise NotImplementedError(f"{type(self).__name__} must define respond(action)")
+
+    def save_resources(self) -> Any:
+        """What a snapshot must copy beside the episode (live sessions); default nothing."""
+        return None
+
+    def load_resources(self, saved: Any) -> None:
+        """Take back what `save_resources` gave. Must leave `saved` usable again."""
+
+    def release_resources(self) -> None:
+        """Close what the episode holds open. Called by `reset` and `close`."""
+
+    @property
+    def tool_schemas(self) -> list[dict[str, Any]]:
+        """OpenAI schemas of the tools on offer; empty where there are none."""
+        return []
+
+    @property
+    def tool_instructions(self) -> str:
+        """What to tell a model whose chat template has no place for tools."""
+        return ""
+
+    @property
+    def may_call(self) -> bool:
+        """Whether a tool call made now would be run."""
+        return False
+
+    # Gymnasium's interface.
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[list[Message], dict[str, Any]]:
+        """Begin an episode. `options={"task": Task | index}` fixes the task.
+
+        With the same seed and task every member of a group gets the same episode.
+        """
+        super().reset(seed=seed)
+        self.release_resources()
+        task = self._choose((options or {}).get("task"))
+        self._episode = Episode(task, seed, [])
+        opening = list(self.begin(task))
+        self._episode.messages = list(opening)
+        return opening, {"task_id": task.id, "split": task.split}
+
+    def step(self, action: Action) -> Step:
+        """Gymnasium's five values. Invalid episodes give reward NaN, truncated, and say why
+        in `info["failure"]`; NaN so that no average can take them for zero."""
+        return self._drive(self.astep(action, in_loop=self._needs_loop))
+
+    async def astep(self, action: Action, *, in_loop: bool = True) -> Step:
+        """`step` for callers inside an event loop: plain tools then run in threads."""
+        episode = self._running()
+        message = as_action(action)
+        self._in_loop = in_loop
+        episode.messages.append(message)
+        episode.num_turns += 1
+        if self.protocol:
+            episode.hallucinated += self.protocol.hallucinated(message.content)
+        try:
+            reply = await self._reply(message)
+        except _Failure as failure:
+            return self._end_invalid(failure.invalid)
+        return self._result(reply)
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The conversation so far as text (render mode "ansi")."""
+        if self.render_mode != "ansi" or self._episode is None:
+            return None
+        return "\n".join(f"[{m.role}] {m.content}" for m in self._episode.messages)
+
+    def close(self) -> None:
+        self.release_resources()
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+    # Branching.
+
+    def snapshot(self) -> Snapshot:
+        """Keep this point of the episode: conversation, author's memory, randomness, and
+        live tool state. Restore it on this environment or on another of the same kind."""
+        episode = copy.deepcopy(self._running(over_is_fine=True))
+        state = copy.deepcopy(self.np_random.bit_generator.state)
+        return Snapshot(episode, state, self.save_resources())
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Return to a snapshot. It stays usable."""
+        self.release_resources()
+        self._episode = copy.deepcopy(snapshot.episode)
+        self.np_random.bit_generator.state = copy.deepcopy(snapshot.random_state)
+        self.load_resources(snapshot.resources)
+
+    # What authors read.
+
+    @property
+    def task(self) -> Task:
+        return self._running(over_is_fine=True).task
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation so far, the action being answered included."""
+        return tuple(self._running(over_is_fine=True).messages)
+
+    @property
+    def episode(self) -> Episode:
+        """The running episode; raises ResetNeeded before the first reset."""
+        return self._running(over_is_fine=True)
+
+    @property
+    def tool_stats(self) -> ToolStats:
+        episode = self._running(over_is_fine=True)
+        return ToolStats.of(episode.tool_results, episode.hallucinated)
+
+    # Inside.
+
+    _in_loop = False
+
+    @property
+    def _needs_loop(self) -> bool:
+        return inspect.iscoroutinefunction(self.respond)
+
+    def _choose(self, wanted: Any) -> Task:
+        if isinstance(wanted, Task):
+            return wanted
+        if wanted is None:
+            wanted = int(self.np_random.integers(len(self.tasks)))
+        if not isinstance(wanted, int):
+            raise TypeError(f'options["task"] is a Task or an index, got {wanted!r}')
+        return self.tasks[wanted]
+
+    def _running(self, over_is_fine: bool = False) -> Episode:
+        if self._episode is None or (self._episode.stop is not None and not over_is_fine):
+            raise ResetNeeded("no episode is running: call reset() first")
+        return self._episode
+
+    async def _reply(self, message: Message) -> Reply:
+        try:
+            return await maybe_await(self.respond(message))
+        except _Failure:
+            raise
+        except SandboxError as error:
+            raise _Failure(Invalid("sandbox", str(error))) from error
+        except ToolFailure as error:
+            raise _Failure(Invalid("tool", str(error))) from error
+        except Exception as error:  # an author's bug must not end a run
+            raise _Failure(Invalid("env", f"{type(error).__name__}: {error}")) from error
+
+    def _result(self, reply: Reply) -> Step:
+        episode = self._running()
+        stop = reply.stop
+        if stop is None and episode.num_turns >= self.max_turns:
+            stop = StopReason.MAX_TURNS
+        episode.stop = stop
+        episode.messages.extend(reply.messages)
+        info: dict[str, Any] = {"tool_results": reply.tool_results}
+        if stop is not None:
+            info |= {
+                "stop_reason": stop,
+                "outcome": Outcome.of(stop),
+                "reward_parts": dict(reply.parts),
+                "correct": reply.correct if stop is StopReason.COMPLETED else False,
+            }
+        ended = stop is StopReason.COMPLETED
+        return list(reply.messages), reply.reward, ended, stop is not None and not ended, info
+
+    def _end_invalid(self, failure: Invalid) -> Step:
+        self._running().stop = StopReason.ENV_ERROR
+        info = {
+            "stop_reason": StopReason.ENV_ERROR,
+            "outcome": Outcome.INVALID,
+            "failure": failure,
+            "correct": None,
+            "reward_parts": {},
+            "tool_results": (),
+        }
+        return [], float("nan"), False, True, info
+
+    def _drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run to the end from plain code, also when the caller's thread runs a loop."""
+        if not self._needs_loop:  # nothing in it can suspend: no loop is needed
+            try:
+                coroutine.send(None)
+            except StopIteration as stop:
+                return cast(T, stop.value)
+            raise RuntimeError("a plain hook suspended: declare it with `async def`")
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._runner = self._runner or asyncio.Runner()
+            return self._runner.run(coroutine)
+        with ThreadPoolExecutor(1) as thread:  # a notebook, say
+            return thread.submit(asyncio.run, coroutine).result()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_runner": None}
+
+
+async def maybe_await(value: Any) -> Any:
+    """The value, awaited if it is awaitable: hooks may be plain or async."""
+    return await value if inspect.isawaitable(value) else value
+
+
+class ToolEnv(ChatEnv):
+    """A `ChatEnv` whose agent may call tools before it answers.
+
+    Args:
+        tools: typed functions with docstrings (see `envs/tools.py`), or `Tool`s.
+        protocol: how calls are written: "fenced" or "hermes" (see `envs/protocols.py`).
+        max_tool_calls: executions per episode; None for no cap. What happens beyond it is
+            the protocol's: fenced blocks stay text, hermes calls are refused with a notice.
+    """
+
+    def __init__(
+        self,
+        *,
+        tasks: Sequence[Task],
+        tools: Sequence[Callable[..., Any] | Tool] = (),
+        protocol: str = "hermes",
+        max_tool_calls: int | None = None,
+        max_turns: int = 8,
+        render_mode: str | None = None,
+    ) -> None:
+        super().__init__(tasks=tasks, max_turns=max_turns, render_mode=render_mode)
+        if max_tool_calls is not None and max_tool_calls < 0:
+            raise ValueError(f"max_tool_calls must not be negative, got {max_tool_calls}")
+        self.protocol = get_protocol(protocol)
+        self.max_tool_calls = max_tool_calls
+        self.tools = {tool.name: tool for tool in map(Tool.of, tools)}
+
+    def grade(self, task: Task, messages: tuple[Message, ...]) -> Any:
+        """Score a finished conversation; `messages[-1]` is the final answer.
+
+        Returns a number, a mapping of reward parts, a `Grade`, `Invalid`, or an awaitable
+        of one of these.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define grade(task, messages)")
+
+    @property
+    def tool_schemas(self) -> list[dict[str, Any]]:
+        return [tool.schema() for tool in self.tools.values()]
+
+    @property
+    def tool_instructions(self) -> str:
+        assert self.protocol is not None
+        return self.protocol.instructions(list(self.tools.values())) if self.tools else ""
+
+    @property
+    def may_call(self) -> bool:
+        return bool(self.tools) and (self.max_tool_calls is None or self._calls_left() > 0)
+
+    async def respond(self, action: Message) -> Reply:
+        assert self.protocol is not None
+        calls = self.protocol.calls(action)
+        if not calls or not self.tools or (self.protocol.inline and not self.may_call):
+            return await self._finish()
+        results = [await self._answer(call) for call in calls]
+        self.episode.tool_results.extend(results)
+        messages = tuple(
+            Message("tool", r.content, tool_call_id=r.call.id or None, name=r.call.name or None)
+            for r in results
+        )
+        return Reply(messages, tool_results=tuple(results))
+
+    @property
+    def _needs_loop(self) -> bool:
+        return inspect.iscoroutinefunction(self.grade) or any(
+            tool.is_async for tool in self.tools.values()
+        )
+
+    def _calls_left(self) -> int:
+        executed = sum(r.status.executed for r in self.episode.tool_results)
+        return (self.max_tool_calls or 0) - executed
+
+    async def _answer(self, call: ToolCall | MalformedCall) -> ToolResult:
+        if isinstance(call, MalformedCall):
+            bad = ToolCall("", call.text)
+            return ToolResult(bad, f"Error: {call.reason}", ToolStatus.MALFORMED)
+        if call.name not in self.tools:
+            return unknown_tool(call, list(self.tools))
+        if not self.may_call:
+            text = "The tool budget is used up. Give your final answer."
+            return ToolResult(call, text, ToolStatus.REFUSED)
+        return await self.tools[call.name].call(call, in_loop=self._in_loop)
+
+    async def _finish(self) -> Reply:
+        try:
+            verdict = await maybe_await(self.grade(self.task, self.messages))
+        except SandboxError:
+            raise
+        except Exception as error:  # the reward boundary
+            text = f"{type(error).__name__}: {error}"
+            raise _Failure(Invalid("verifier", text)) from error
+        if isinstance(verdict, Invalid):
+            raise _Failure(verdict)
+        grade = Grade.of(verdict)
+        return Reply((), grade.reward, StopReason.COMPLETED, grade.parts, grade.correct)

@@ -1,0 +1,63 @@
+"""The values an environment works with while an episode runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .types import Message, StopReason, Task, ToolResult
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an environment makes of one action. `stop` ends the episode."""
+
+    messages: tuple[Message, ...] = ()
+    reward: float = 0.0
+    stop: StopReason | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    correct: bool | None = None
+    tool_results: tuple[ToolResult, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """A verdict on a finished episode: the reward, its parts, and whether it is correct."""
+
+    reward: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+    correct: bool | None = None
+
+    @classmethod
+    def of(cls, value: Grade | Mapping[str, float] | float) -> Grade:
+        """A number counts as correct from 1 up; a mapping of parts is summed."""
+        if isinstance(value, Grade):
+            return value
+        if isinstance(value, Mapping):
+            parts = {name: float(part) for name, part in value.items()}
+            return cls(sum(parts.values()), parts)
+        return cls(float(value), {}, float(value) >= 1.0)
+
+
+@dataclass(slots=True)
+class Episode:
+    """The state of a running episode. `memory` is the author's, deep-copied by snapshots."""
+
+    task: Task
+    seed: int | None
+    messages: list[Message]
+    num_turns: int = 0
+    tool_results: list[ToolResult] = field(default_factory=list)
+    hallucinated: int = 0
+    stop: StopReason | None = None
+    memory: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A point of an episode to return to, any number of times."""
+
+    episode: Episode
+    random_state: Any
+    resources: Any = None

@@ -1,0 +1,140 @@
+"""`palestra/MathCode-v0`: mathematics with a Python tool, after ZeroTIR (arXiv 2505.07773).
+
+The agent may run Python in a sandboxed interpreter that lives as long as the episode, then
+gives its final answer in `\\boxed{}`. Reward 1 for a correct answer, 0 otherwise.
+
+What happens where:
+- Output longer than `max_output_chars` is replaced by a notice, as in ZeroTIR: a model that
+  prints too much should learn to print less, not read a torn fragment.
+- After `max_tool_calls` executions the fenced protocol no longer runs anything; output
+  blocks that the model writes itself count as hallucinated (`ToolStats.hallucinated`), never
+  as calls. The hermes protocol answers further calls with a notice.
+- A lost sandbox makes the episode invalid, never wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..sandbox import Limits, Sandbox, Session, Status, shared_sandbox
+from ..sandbox.types import Execution
+from .core import ToolEnv
+from .episode import Grade
+from .rewards.math import agrade_math
+from .tasks import load_tasks
+from .tools import ToolRunError, ToolTimeout
+from .types import Invalid, Message, Task
+
+INSTRUCTIONS = "Solve the problem. Put the final answer in \\boxed{}."
+
+
+class MathCode(ToolEnv):
+    """Math problems with a Python tool.
+
+    Args:
+        tasks: a task source (see `load_tasks`: "arithmetic", a JSONL or Parquet path,
+            "hub:owner/name", "rg:family"), or a sequence of tasks.
+        split: "train" or "heldout" (disjoint by construction).
+        task_options: options of the source, such as `{"digits": 3}`.
+        protocol: "fenced" or "hermes".
+        tool: whether the agent has the tool at all.
+        max_tool_calls: executions per episode (ZeroTIR's default is 2).
+        max_output_chars: longest tool output shown to the agent.
+        instructions: system prompt; the protocol's explanation of the tool is added unless
+            this is empty. None gives the default text.
+        limits: what the sandbox may use.
+        sandbox: where code runs (default: one local sandbox shared by the process).
+    """
+
+    def __init__(
+        self,
+        *,
+        tasks: str | Sequence[Task] = "arithmetic",
+        split: str = "train",
+        task_options: Mapping[str, Any] | None = None,
+        protocol: str = "fenced",
+        tool: bool = True,
+        max_tool_calls: int | None = 2,
+        max_turns: int = 8,
+        max_output_chars: int = 1024,
+        instructions: str | None = None,
+        limits: Limits | None = None,
+        sandbox: Sandbox | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if isinstance(tasks, str):
+            tasks = load_tasks(tasks, split=split, **(task_options or {}))
+        super().__init__(
+            tasks=tasks,
+            tools=[self.python] if tool else [],
+            protocol=protocol,
+            max_tool_calls=max_tool_calls,
+            max_turns=max_turns,
+            render_mode=render_mode,
+        )
+        if max_output_chars < 1:
+            raise ValueError(f"max_output_chars must be at least 1, got {max_output_chars}")
+        self.max_output_chars = max_output_chars
+        self.instructions = INSTRUCTIONS if instructions is None else instructions
+        self.limits = limits or Limits()
+        self._sandbox = sandbox
+        self._session: Session | None = None
+
+    def begin(self, task: Task) -> Sequence[Message]:
+        if not self.instructions:
+            return task.prompt
+        parts = [self.instructions]
+        if self.protocol is not None and self.protocol.inline:
+            # Chat protocols tell of their tools where the chat template wants it told.
+            parts.append(self.tool_instructions)
+        system = "\n\n".join(p for p in parts if p)
+        return (Message("system", system), *task.prompt)
+
+    async def python(self, code: str) -> str:
+        """Run Python code and return what it prints. Names stay defined between calls.
+
+        Args:
+            code: the program; the value of a last expression is shown too
+        """
+        if self._session is None:
+            self._sandbox = self._sandbox or shared_sandbox()
+            self._session = await self._sandbox.aopen(self.limits, seed=self.episode.seed or 0)
+        execution = await self._session.arun(code)
+        return self._show(execution)
+
+    async def grade(self, task: Task, messages: tuple[Message, ...]) -> Grade | Invalid:
+        verdict = await agrade_math(messages[-1].content, task.reference)
+        if isinstance(verdict, Invalid):
+            return verdict
+        score = float(verdict.correct)
+        return Grade(score, {"answer": score}, verdict.correct)
+
+    def _show(self, execution: Execution) -> str:
+        text = execution.stdout + (f"{execution.value}\n" if execution.value is not None else "")
+        if execution.status is Status.TIMEOUT:
+            raise ToolTimeout(f"{text}Timed out after {self.limits.wall_s:g} s.")
+        if not execution.ok:
+            raise ToolRunError(self._clip(text + execution.stderr))
+        return self._clip(text)
+
+    def _clip(self, text: str) -> str:
+        if len(text) <= self.max_output_chars:
+            return text
+        return f"Output too long ({len(text)} characters). Print less."
+
+    # The live interpreter is part of a snapshot: it is forked, so that both go on alone.
+
+    def save_resources(self) -> Session | None:
+        return self._session.fork() if self._session else None
+
+    def load_resources(self, saved: Session | None) -> None:
+        self._session = saved.fork() if saved else None
+
+    def release_resources(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_session": None}

@@ -1,0 +1,151 @@
+"""The registry: Gymnasium's own, with lazy built-ins, plug-ins and helpful errors.
+
+Ids are `namespace/Name-vN`. Any change of prompt or reward raises N. Third parties call
+`register`, or name a module in the id (`make("my_module:team/Env-v0")`), or declare an
+entry point in the group `palestra.envs` whose value is a module that registers; entry
+points are read only when an id is unknown or a listing is asked for.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec, parse_env_id
+
+ENTRY_POINT_GROUP = "palestra.envs"
+_TAG = "palestra"
+
+# id, lazy entry point, one line for listings
+_BUILT_IN = (
+    (
+        "palestra/MathCode-v0",
+        "palestra.envs.math_code:MathCode",
+        "Math problems with a sandboxed Python tool, graded exactly (after ZeroTIR)",
+    ),
+)
+
+
+class EnvNotFoundError(gymnasium.error.NameNotFound, LookupError):
+    """No environment of that id, in the registry or in any plug-in."""
+
+
+def register(
+    id: str,
+    entry_point: str | Callable[..., gymnasium.Env[Any, Any]],
+    *,
+    description: str = "",
+    **kwargs: Any,
+) -> None:
+    """Make an environment available to `make`, `gymnasium.make` and the command line.
+
+    Args:
+        id: `namespace/Name-vN`.
+        entry_point: "module:Class" (imported on first use), or a class or function.
+        description: one line for `palestra list`.
+        **kwargs: defaults for the constructor.
+
+    Raises:
+        ValueError: the id has no version, or stands for something else already.
+    """
+    _, _, version = parse_env_id(id)
+    if version is None:
+        raise ValueError(f"the id {id!r} needs a version at its end, such as {id}-v0")
+    known = gymnasium.registry.get(id)
+    if known is not None:
+        if known.entry_point == entry_point and known.kwargs == kwargs:
+            return
+        raise ValueError(
+            f"{id!r} is registered already, for {known.entry_point}: choose another name, "
+            f"or raise the version"
+        )
+    gymnasium.register(
+        id,
+        entry_point,
+        order_enforce=False,
+        disable_env_checker=True,
+        additional_wrappers=(),
+        kwargs=kwargs,
+    )
+    _descriptions()[id] = description
+
+
+def make(id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
+    """Create an environment; `kwargs` go to its constructor.
+
+    Raises:
+        EnvNotFoundError: the id is unknown; the message names the nearest ids.
+    """
+    return gymnasium.make(spec(id), **kwargs)
+
+
+def spec(id: str) -> EnvSpec:
+    """The registered spec of `id`, which may name its module: `module:namespace/Name-v0`.
+
+    Raises:
+        EnvNotFoundError: the id is unknown; the message names the nearest ids.
+    """
+    module, _, name = id.rpartition(":")
+    if module:
+        __import__(module)
+    if name not in gymnasium.registry:
+        load_plugins()
+    if name not in gymnasium.registry:
+        raise EnvNotFoundError(_not_found(name))
+    return gymnasium.registry[name]
+
+
+def list_environments() -> list[EnvSpec]:
+    """Every Palestra environment, plug-ins included, by id."""
+    load_plugins()
+    return sorted(_known(), key=lambda s: s.id)
+
+
+def description(id: str) -> str:
+    """The one-line description given at registration."""
+    return _descriptions().get(id, "")
+
+
+@cache
+def load_plugins() -> tuple[str, ...]:
+    """Import the modules behind the entry points; a broken one is named and skipped."""
+    loaded = []
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            point.load()
+        except Exception as error:  # noqa: BLE001 - somebody else's code; ours must go on
+            warnings.warn(
+                f"plug-in {point.name!r} ({point.value}) was skipped: {type(error).__name__}: "
+                f"{error}",
+                stacklevel=2,
+            )
+        else:
+            loaded.append(point.name)
+    return tuple(loaded)
+
+
+@cache
+def _descriptions() -> dict[str, str]:
+    return {}
+
+
+def _known() -> Iterator[EnvSpec]:
+    return (gymnasium.registry[id] for id in _descriptions())
+
+
+def _not_found(name: str) -> str:
+    ids = [s.id for s in _known()]
+    short = {id.split("/")[-1].lower(): id for id in ids}
+    near = get_close_matches(name, ids, n=3, cutoff=0.5)
+    near += [short[s] for s in get_close_matches(name.split("/")[-1].lower(), short, cutoff=0.5)]
+    hint = f"Did you mean {' or '.join(dict.fromkeys(near))}? " if near else ""
+    return f"no environment {name!r}. {hint}`palestra list` shows all of them."
+
+
+for _id, _entry_point, _description in _BUILT_IN:
+    register(_id, _entry_point, description=_description)
