@@ -1,0 +1,97 @@
+"""`palestra info ID`: the card of one environment."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from .environment import find, load, make_environment, parameters
+from .parsing import parse
+
+if TYPE_CHECKING:
+    from ..envs.core import ChatEnv
+
+
+@dataclass(frozen=True)
+class Options:
+    """Show what an environment asks, offers and takes, with the first task as an example."""
+
+    id: Positional[str]
+    """Id of the environment, such as palestra/MathCode-v0."""
+    set: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")]] = ()
+    """A setting of the environment; may be given several times."""
+    json: bool = False
+    """Print a JSON object."""
+
+
+EXAMPLES = ("palestra/MathCode-v0", "palestra/MathCode-v0 --set protocol=hermes --json")
+
+
+def main(argv: Sequence[str]) -> int:
+    options = parse(Options, argv, command="info", examples=EXAMPLES)
+    facts = card(options.id, options.set)
+    print(json.dumps(facts, indent=2, default=str) if options.json else as_text(facts))
+    return 0
+
+
+def card(id: str, pairs: Sequence[str] = ()) -> dict[str, Any]:
+    """The facts about an environment, as JSON can hold them."""
+    from ..envs.registration import description
+
+    spec = find(id)
+    with closing(make_environment(id, pairs)) as made:
+        env = cast("ChatEnv", made.unwrapped)
+        opening, _ = env.reset(options={"task": 0})
+        return {
+            "id": spec.id,
+            "description": description(spec.id),
+            "entry_point": str(spec.entry_point),
+            "about": inspect.getdoc(load(spec)) or "",
+            "settings": {name: _default(value) for name, value in parameters(spec).items()},
+            "num_tasks": len(env.tasks),
+            "max_turns": env.max_turns,
+            "tools": env.tool_schemas,
+            "example": [message.to_dict() for message in opening],
+        }
+
+
+def _default(value: Any) -> Any:
+    if value is ...:
+        return "(required)"
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def as_text(facts: dict[str, Any]) -> str:
+    """The card for people."""
+    tools = [
+        f"  {t['function']['name']}: {_first_line(t['function'].get('description', ''))}"
+        for t in facts["tools"]
+    ]
+    settings = [f"  {name} = {json.dumps(value)}" for name, value in facts["settings"].items()]
+    example = [f"  [{m['role']}] {_indent(m['content'])}" for m in facts["example"]]
+    about = [line.rstrip() for line in facts["about"].splitlines()]
+    return "\n".join(
+        (
+            f"{facts['id']}: {facts['description']}",
+            f"{facts['entry_point']}, {facts['num_tasks']} tasks, "
+            f"at most {facts['max_turns']} turns",
+            *("", *about),
+            *("", "tools", *(tools or ["  none"])),
+            *("", "settings (change one with --set KEY=VALUE)", *settings),
+            *("", "first task", *example),
+        )
+    )
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
+
+
+def _indent(text: str) -> str:
+    return text.replace("\n", "\n  ")

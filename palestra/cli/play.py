@@ -1,0 +1,101 @@
+"""`palestra play ID`: a person in the agent's place."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from rich.console import Console
+from rich.text import Text
+from tyro.conf import Positional, UseAppendAction, arg
+
+from .environment import make_environment
+from .parsing import parse
+
+STYLES = {"system": "dim", "user": "bold", "tool": "cyan", "assistant": "green"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Play one episode yourself: you write what the model would write.
+
+    An empty line sends what you typed, so an action may have several lines. The end of
+    input (Ctrl-D) with nothing typed leaves.
+    """
+
+    id: Positional[str]
+    """Id of the environment, such as palestra/MathCode-v0."""
+    seed: int = 0
+    """Seed of the episode: the same seed gives the same task."""
+    task: int | None = None
+    """Play this task (its index) instead of the one that the seed draws."""
+    set: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")]] = ()
+    """A setting of the environment; may be given several times."""
+
+
+EXAMPLES = ("palestra/MathCode-v0", "palestra/MathCode-v0 --seed 3 --set protocol=hermes")
+
+
+def main(argv: Sequence[str]) -> int:
+    options = parse(Options, argv, command="play", examples=EXAMPLES)
+    console = Console(highlight=False, soft_wrap=True)
+    with closing(make_environment(options.id, options.set)) as env:
+        chosen = {} if options.task is None else {"task": options.task}
+        return play(env, options.seed, chosen, console, sys.stdin.readline)
+
+
+def play(
+    env: Any, seed: int, options: dict[str, Any], console: Console, readline: Callable[[], str]
+) -> int:
+    """One episode against `readline`. Returns the exit code: 1 for an invalid episode."""
+    opening, _ = env.reset(seed=seed, options=options)
+    _show(console, opening)
+    instructions = env.unwrapped.tool_instructions
+    if instructions and not any(instructions in m.content for m in opening):
+        _say(console, "tools", instructions, "dim")
+    while True:
+        console.print(Text("your turn (an empty line sends it):", style="dim"))
+        action = read_action(readline)
+        if action is None:
+            console.print("left before the end")
+            return 0
+        observation, reward, terminated, truncated, info = env.step(action)
+        _show(console, observation)
+        if terminated or truncated:
+            return _finish(console, float(reward), info)
+
+
+def read_action(readline: Callable[[], str]) -> str | None:
+    """Lines up to an empty one, or to the end of input; None when there is nothing left."""
+    lines: list[str] = []
+    while line := readline():
+        if line.strip() or not lines:
+            lines.append(line.rstrip("\n"))
+        else:
+            break
+    text = "\n".join(lines).strip("\n")
+    return text if lines else None
+
+
+def _finish(console: Console, reward: float, info: dict[str, Any]) -> int:
+    stop, failure = info["stop_reason"], info.get("failure")
+    if failure is not None:
+        console.print(f"invalid ({failure.kind}): {failure.message}", markup=False)
+        return 1
+    parts = ", ".join(f"{name} {value:g}" for name, value in info["reward_parts"].items())
+    verdict = {True: ", correct", False: ", not correct", None: ""}[info["correct"]]
+    console.print(f"reward {reward:g}{f' ({parts})' if parts else ''}{verdict}: {stop.value}")
+    return 0
+
+
+def _show(console: Console, messages: Iterable[Any]) -> None:
+    for message in messages:
+        _say(console, message.role, message.content, STYLES[message.role])
+
+
+def _say(console: Console, who: str, text: str, style: str) -> None:
+    console.print(Text(f"[{who}]", style=f"{style} italic"))
+    console.print(Text(text, style=style))
