@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..envs.core import ChatEnv
 from ..envs.types import Completion, FinishReason
@@ -17,7 +17,7 @@ class Agent:
     """Engine plus sampling parameters. `sampling.max_tokens` bounds one turn."""
 
     engine: Engine
-    sampling: SamplingParams = SamplingParams()
+    sampling: SamplingParams = field(default_factory=SamplingParams)
 
     def renderer(self, env: ChatEnv) -> Renderer:
         """The renderer for an environment's episodes."""

@@ -158,8 +158,8 @@ class Renderer:
 
 
 def _control_strings(tokenizer: Tokenizer) -> tuple[str, ...]:
-    added = getattr(tokenizer, "get_added_vocab", dict)()
-    special = getattr(tokenizer, "all_special_tokens", [])
+    added: dict[str, int] = getattr(tokenizer, "get_added_vocab", dict)()
+    special: list[str] = getattr(tokenizer, "all_special_tokens", [])
     return tuple(sorted({*added, *special}))
 
 

@@ -23,6 +23,7 @@ from ..envs.types import (
     Message,
     StopReason,
     Task,
+    ToolStats,
     Trajectory,
     Turn,
 )
@@ -223,7 +224,7 @@ def _finish(
         reward_parts=dict(record.reward_parts),
         correct=None if invalid else (False if truncated else record.correct),
         failure=record.failure,
-        tools=env.tool_stats if started else Trajectory.__dataclass_fields__["tools"].default,
+        tools=env.tool_stats if started else ToolStats(),
         seed=seed,
         policy_version=record.policy_version or 0,
         duration_s=time.perf_counter() - start,

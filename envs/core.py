@@ -154,7 +154,7 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
             return self._end_invalid(failure.invalid)
         return self._result(reply)
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """The conversation so far as text (render mode "ansi")."""
         if self.render_mode != "ansi" or self._episode is None:
             return None
@@ -227,7 +227,8 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
 
     async def _reply(self, message: Message) -> Reply:
         try:
-            return await maybe_await(self.respond(message))
+            reply: Reply = await maybe_await(self.respond(message))
+            return reply
         except _Failure:
             raise
         except SandboxError as error:

@@ -17,8 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..sandbox import Limits, Sandbox, Session, Status, shared_sandbox
-from ..sandbox.types import Execution
+from ..sandbox import Execution, Limits, Sandbox, Session, Status, shared_sandbox
 from .core import ToolEnv
 from .episode import Grade
 from .rewards.math import agrade_math
@@ -63,10 +62,13 @@ class MathCode(ToolEnv):
         sandbox: Sandbox | None = None,
         render_mode: str | None = None,
     ) -> None:
-        if isinstance(tasks, str):
-            tasks = load_tasks(tasks, split=split, **(task_options or {}))
+        problems: Sequence[Task] = (
+            load_tasks(tasks, split=split, **(task_options or {}))
+            if isinstance(tasks, str)
+            else tasks
+        )
         super().__init__(
-            tasks=tasks,
+            tasks=problems,
             tools=[self.python] if tool else [],
             protocol=protocol,
             max_tool_calls=max_tool_calls,

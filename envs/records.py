@@ -46,7 +46,7 @@ def _encode(value: Any) -> Any:
 
 
 @cache
-def _decoders(cls: type[Any]) -> dict[str, Callable[[Any], Any]]:
+def _decoders(cls: Any) -> dict[str, Callable[[Any], Any]]:
     hints = get_type_hints(cls)
     return {field.name: _decoder(hints[field.name]) for field in fields(cls)}
 

@@ -32,7 +32,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from ..sandbox.types import SandboxError
-from .types import Json, ToolCall, ToolResult, ToolStatus
+from .records import Json
+from .types import ToolCall, ToolResult, ToolStatus
 
 
 class ToolFailure(RuntimeError):
@@ -153,7 +154,8 @@ def _argument_model(
         default = ... if parameter.default is parameter.empty else parameter.default
         info = FieldInfo(default=default, description=descriptions.get(parameter.name))
         fields[parameter.name] = (hints[parameter.name], info)
-    return create_model(title, __config__=ConfigDict(extra="forbid"), **fields)
+    model: type[Any] = create_model(title, __config__=ConfigDict(extra="forbid"), **fields)
+    return model
 
 
 def _explain(name: str, error: ValidationError | ValueError) -> str:

@@ -1,0 +1,169 @@
+"""Configuration of the training side. Plain frozen dataclasses; every field has a unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerConfig:
+    """How gradients are computed and applied.
+
+    Attributes:
+        lr / betas / weight_decay / adam_eps: AdamW. Norms and biases are decayed like the
+            rest (weight_decay is 0 by default, as in GRPO and DAPO runs).
+        warmup_updates: optimiser updates over which the rate rises linearly to `lr`.
+        max_grad_norm: global L2 norm that gradients are scaled down to; 0 turns it off.
+        updates_per_batch: optimiser updates per `step`; the batch is cut into as many
+            minibatches of whole groups, each normalised by its own counts.
+        old_logprobs: what the ratio is taken against: the `sampler`'s log-probs (exact,
+            and no extra forward), or a `recompute` by the trainer before the updates.
+        temperature: sampling temperature the episodes came from; logits are divided by it.
+        micro_batch_tokens: tokens forwarded at once. Bounds memory, never the result.
+        share_prefix / min_shared: forward a common prefix of a group's members once, when
+            it is at least `min_shared` tokens long.
+        skip_zero_advantage: leave sequences whose advantage is 0 out of the forward pass
+            (their gradient is exactly 0). They still count in the normaliser; metrics then
+            cover the forwarded tokens only. Has no effect when the algorithm has a KL term.
+        dtype: `float32` and `float64` as they say; `bfloat16`: weights for the forward and
+            backward pass in bfloat16, with float32 master weights in the optimiser;
+            `autocast`: float32 weights, bfloat16 matrix products.
+        entropy: measure the policy's entropy (costs one more pass over the logits in cache).
+        activation_checkpointing: recompute layers in the backward pass to save memory.
+        device: a torch device; empty picks cuda when there is one.
+    """
+
+    lr: float = 1e-6
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    adam_eps: float = 1e-8
+    warmup_updates: int = 0
+    max_grad_norm: float = 1.0
+    updates_per_batch: int = 1
+    old_logprobs: Literal["sampler", "recompute"] = "sampler"
+    temperature: float = 1.0
+    micro_batch_tokens: int = 8192
+    share_prefix: bool = True
+    min_shared: int = 16
+    skip_zero_advantage: bool = True
+    dtype: Literal["float32", "bfloat16", "autocast", "float64"] = "float32"
+    entropy: bool = True
+    activation_checkpointing: bool = False
+    device: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "temperature", "micro_batch_tokens", "updates_per_batch", "min_shared"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("weight_decay", "warmup_updates", "max_grad_norm"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class EnvConfig:
+    """Which environment, and how it is made.
+
+    Attributes:
+        id: a registered id (`palestra list`).
+        options: keyword arguments of its constructor.
+        heldout: arguments that differ when held-out tasks are played.
+    """
+
+    id: str = "palestra/MathCode-v0"
+    options: dict[str, Any] = field(default_factory=dict)
+    heldout: dict[str, Any] = field(default_factory=lambda: {"split": "heldout"})
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingConfig:
+    """How episodes are sampled.
+
+    Attributes:
+        temperature: of sampling; 1 keeps the learner's distribution.
+        max_tokens: tokens the model may write in one episode.
+        max_turn_tokens: tokens it may write in one turn; 0 means max_tokens.
+        timeout_s: wall clock of one episode, in seconds.
+        concurrency: episodes in flight at once.
+    """
+
+    temperature: float = 1.0
+    max_tokens: int = 512
+    max_turn_tokens: int = 0
+    timeout_s: float = 300.0
+    concurrency: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class EvalConfig:
+    """Held-out evaluation during training.
+
+    Attributes:
+        every: steps between evaluations; 0 leaves only the first and the last.
+        tasks / samples: held-out tasks, the same each time, and samples of each.
+        temperature: of sampling; 0 is greedy.
+    """
+
+    every: int = 5
+    tasks: int = 64
+    samples: int = 1
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """One training run: everything that determines it.
+
+    Attributes:
+        model: "smollm2", a local folder, or a hub id.
+        engine: "local" or "vllm".
+        engine_options: keyword arguments of the engine.
+        algorithm: a row of the table in `trainers/algorithms.py`: grpo, dr_grpo, dapo.
+        algorithm_options: fields of that row to change.
+        steps: optimisation steps.
+        prompts_per_step / group_size: tasks per step, episodes per task.
+        max_rounds: how often a step may draw more tasks to replace groups without signal
+            (dynamic sampling); afterwards it goes on with what it has.
+        checkpoint_every / keep_checkpoints: steps between checkpoints; how many stay.
+        save_episodes_every: steps between saved episodes; 0 saves none.
+        deterministic: make the engine's batches, and so every bit of the run, independent
+            of how long tools take. Costs waiting for slow tools.
+        threads: torch threads; 0 leaves the default.
+    """
+
+    model: str = "smollm2"
+    engine: Literal["local", "vllm"] = "local"
+    engine_options: dict[str, Any] = field(default_factory=dict)
+    env: EnvConfig = field(default_factory=EnvConfig)
+    algorithm: str = "dapo"
+    algorithm_options: dict[str, Any] = field(default_factory=dict)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    steps: int = 100
+    prompts_per_step: int = 8
+    group_size: int = 8
+    max_rounds: int = 4
+    checkpoint_every: int = 10
+    keep_checkpoints: int = 2
+    save_episodes_every: int = 1
+    seed: int = 0
+    deterministic: bool = True
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "prompts_per_step", "max_rounds", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.group_size < 2:
+            raise ValueError(
+                f"group_size must be at least 2 (a group of one has no baseline), "
+                f"got {self.group_size}"
+            )
+        if self.learner.temperature != self.sampling.temperature:
+            raise ValueError(
+                f"learner.temperature ({self.learner.temperature}) must equal "
+                f"sampling.temperature ({self.sampling.temperature}): log-probs of different "
+                f"distributions do not compare"
+            )

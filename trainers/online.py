@@ -1,0 +1,275 @@
+"""The training loop: sample, weigh, learn, publish, look. Read `run` first.
+
+    groups -> advantages -> batch -> learner.step -> weights to the engine -> metrics
+
+Everything a step needs beyond the learner's state is a function of (config, step, cursor),
+so a run that is killed and resumed goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from ..agents.agent import Agent
+from ..agents.engines import make_engine
+from ..agents.engines.base import Engine, SamplingParams
+from ..agents.engines.loading import load_model
+from ..agents.rollout import EnvPool, RolloutLimits, collect
+from ..agents.runlog import RunLog, plain
+from ..agents.seeding import derive_seed
+from ..envs.core import ChatEnv
+from ..envs.registration import make
+from ..envs.types import Group, Task
+from .advantages import has_signal, shaped_rewards
+from .algorithms import get_algorithm
+from .batching import build_batch
+from .checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from .config import TrainConfig
+from .learner import Learner
+from .scaling import tool_signal
+
+Metrics = dict[str, Any]
+OnStep = Callable[[int, Metrics], None]
+
+
+def train(
+    config: TrainConfig,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    on_step: OnStep | None = None,
+) -> Path:
+    """Run (or resume) a training run in `folder` and return the folder.
+
+    `on_step` hears of every step's metrics; step 0 is the evaluation before training.
+
+    Raises:
+        FileExistsError: the folder holds something and `resume` is False.
+        ValueError: the configuration cannot work; the message says why.
+    """
+    return asyncio.run(run(config, Path(folder), resume, on_step or (lambda step, metrics: None)))
+
+
+async def run(config: TrainConfig, folder: Path, resume: bool, on_step: OnStep) -> Path:
+    """The loop."""
+    with open_log(config, folder, resume) as log:
+        trainer = Trainer(config, log)
+        async with trainer.engine:
+            await trainer.start()
+            if trainer.step == 0:
+                trainer.report(await trainer.evaluate(), on_step)
+            while trainer.step < config.steps:
+                trainer.step += 1
+                groups, drawn = await trainer.sample()
+                metrics = trainer.learn(groups)
+                await trainer.publish()
+                metrics |= tool_signal(drawn) | trainer.costs(groups, drawn)
+                if trainer.is_due(config.eval.every):
+                    metrics |= await trainer.evaluate()
+                trainer.report(metrics, on_step, drawn)
+                if trainer.is_due(config.checkpoint_every):
+                    trainer.save()
+        trainer.close()
+    return folder
+
+
+def open_log(config: TrainConfig, folder: Path, resume: bool) -> RunLog:
+    """The run folder; a resumed run must have the configuration it was started with.
+
+    Raises:
+        FileExistsError, FileNotFoundError: from `RunLog`.
+        ValueError: the configuration differs in anything but the number of steps.
+    """
+    given = cast(Metrics, plain(asdict(config)))
+    if not resume:
+        return RunLog.create(folder, given)
+    log = RunLog.resume(folder)
+    changed = [key for key in given if key != "steps" and given[key] != log.config.get(key)]
+    if changed:
+        log.close()
+        raise ValueError(
+            f"cannot resume {folder} with another configuration: {', '.join(changed)} "
+            f"differ from its config.json; start a new run instead"
+        )
+    return log
+
+
+class Trainer:
+    """What a run is made of, and its steps by name."""
+
+    def __init__(self, config: TrainConfig, log: RunLog) -> None:
+        import torch
+
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.log = log
+        self.step = 0
+        self.cursor = 0  # tasks consumed so far, in the order of `_task`
+        self.algorithm = get_algorithm(config.algorithm, **config.algorithm_options)
+        model, self.tokenizer = load_model(config.model, dtype="float32")
+        self.learner = Learner(model, config.learner, self.algorithm)
+        self.engine = self._make_engine(model)
+        self.agent = Agent(self.engine, self._sampling(config.sampling.temperature))
+        self.examiner = Agent(self.engine, self._sampling(config.eval.temperature))
+        self.limits = RolloutLimits(config.sampling.max_tokens, config.sampling.timeout_s)
+        options = config.env.options
+        self.envs = EnvPool(lambda: self._make_env(options))
+        self.exams = EnvPool(lambda: self._make_env(options | config.env.heldout))
+        self.tasks = self._tasks(options)
+        self.exam_tasks = self._exam_tasks(options | config.env.heldout)
+        self._began = time.perf_counter()
+
+    async def start(self) -> None:
+        """Take up the latest checkpoint, if there is one, and publish its weights."""
+        latest = latest_checkpoint(self.log.folder)
+        if latest is None:
+            return
+        state = load_checkpoint(latest, self.learner)
+        self.step, self.cursor = state["step"], state["cursor"]
+        await self.publish()
+
+    async def sample(self) -> tuple[list[Group], list[Group]]:
+        """The groups to learn from, and all that were drawn to get them.
+
+        With dynamic sampling (DAPO, eq. 11) groups whose rewards are all equal are replaced
+        by new ones, up to `max_rounds` times.
+        """
+        self._began = time.perf_counter()
+        kept: list[Group] = []
+        drawn: list[Group] = []
+        for round_ in range(self.config.max_rounds):
+            tasks = self._draw(self.config.prompts_per_step - len(kept))
+            groups = await self._play(tasks, round_)
+            drawn += groups
+            kept += groups if not self.algorithm.dynamic_sampling else self._with_signal(groups)
+            if len(kept) >= self.config.prompts_per_step:
+                break
+        return kept, drawn
+
+    def learn(self, groups: Sequence[Group]) -> Metrics:
+        """One learner step; an empty batch (no group had any signal) changes nothing."""
+        self._sampled_s = time.perf_counter() - self._began
+        batch = build_batch(groups, self.algorithm)
+        return dict(self.learner.step(batch)) if batch.num_sequences else {}
+
+    async def publish(self) -> None:
+        """Hand the learner's weights to the engine."""
+        version, tensors = self.learner.publish()
+        await self.engine.load_weights(version, tensors)
+
+    async def evaluate(self) -> Metrics:
+        """Held-out tasks, the same ones and the same seeds each time."""
+        groups = await collect(
+            self.exams,
+            self.examiner,
+            self.exam_tasks,
+            group_size=self.config.eval.samples,
+            seed=derive_seed(self.config.seed, "eval"),
+            limits=self.limits,
+            concurrency=self.config.sampling.concurrency,
+        )
+        signal = tool_signal(groups)
+        return {name.replace("signal/", "eval/", 1): v for name, v in signal.items()}
+
+    def costs(self, groups: Sequence[Group], drawn: Sequence[Group]) -> Metrics:
+        """What the step cost, dynamic sampling's waste included."""
+        members = [t for g in drawn for t in g.trajectories]
+        return {
+            "rollout/groups": len(drawn),
+            "rollout/groups_used": len(groups),
+            "rollout/tokens_per_s": sum(t.num_sampled for t in members) / self._sampled_s,
+            "rollout/episodes_per_s": len(members) / self._sampled_s,
+            "time/sample_s": self._sampled_s,
+            "time/step_s": time.perf_counter() - self._began,
+        }
+
+    def report(self, metrics: Metrics, on_step: OnStep, groups: Sequence[Group] = ()) -> None:
+        """Write the step down, then tell whoever listens."""
+        every = self.config.save_episodes_every
+        if groups and every and self.step % every == 0:
+            self.log.write_groups(self.step, groups)
+        self.log.log(self.step, metrics)
+        on_step(self.step, metrics)
+
+    def save(self) -> None:
+        save_checkpoint(
+            self.log.folder,
+            self.step,
+            self.learner,
+            {"step": self.step, "cursor": self.cursor},
+            tokenizer=self.tokenizer,
+            keep=self.config.keep_checkpoints,
+        )
+
+    def is_due(self, every: int) -> bool:
+        """Whether something done every so many steps is due; the last step always is."""
+        return self.step == self.config.steps or bool(every and self.step % every == 0)
+
+    def close(self) -> None:
+        self.envs.close()
+        self.exams.close()
+
+    # Inside.
+
+    def _make_engine(self, model: Any) -> Engine:
+        options = dict(self.config.engine_options)
+        if self.config.engine == "local":
+            options.setdefault("deterministic", self.config.deterministic)
+            options.setdefault("seed", self.config.seed)
+        target = model if self.config.engine == "local" else self.config.model
+        return make_engine(self.config.engine, target, tokenizer=self.tokenizer, **options)
+
+    def _make_env(self, options: dict[str, Any]) -> ChatEnv:
+        return cast(ChatEnv, make(self.config.env.id, **options).unwrapped)
+
+    def _sampling(self, temperature: float) -> SamplingParams:
+        sampling = self.config.sampling
+        turn = sampling.max_turn_tokens or sampling.max_tokens
+        return SamplingParams(max_tokens=turn, temperature=temperature)
+
+    def _tasks(self, options: dict[str, Any]) -> Sequence[Task]:
+        env = self._make_env(options)
+        env.close()
+        return env.tasks
+
+    def _exam_tasks(self, options: dict[str, Any]) -> list[Task]:
+        tasks = self._tasks(options)
+        return [tasks[i] for i in range(min(self.config.eval.tasks, len(tasks)))]
+
+    def _draw(self, count: int) -> list[Task]:
+        """The next tasks: epoch after epoch, each in an order of its own."""
+        drawn = []
+        for _ in range(count):
+            epoch, position = divmod(self.cursor, len(self.tasks))
+            drawn.append(self.tasks[self._order(epoch)[position]])
+            self.cursor += 1
+        return drawn
+
+    def _order(self, epoch: int) -> Sequence[int]:
+        if getattr(self, "_epoch", None) != epoch:
+            rng = np.random.default_rng(derive_seed(self.config.seed, "order", epoch))
+            self._epoch, self._permutation = epoch, rng.permutation(len(self.tasks)).tolist()
+        return cast(list[int], self._permutation)
+
+    async def _play(self, tasks: Sequence[Task], round_: int) -> list[Group]:
+        return await collect(
+            self.envs,
+            self.agent,
+            tasks,
+            group_size=self.config.group_size,
+            seed=derive_seed(self.config.seed, "train", self.step, round_),
+            limits=self.limits,
+            concurrency=self.config.sampling.concurrency,
+        )
+
+    def _with_signal(self, groups: Sequence[Group]) -> list[Group]:
+        return [g for g in groups if has_signal(shaped_rewards(g, self.algorithm))]
