@@ -1,0 +1,6 @@
+"""Task sets and the sources they are loaded from. Start with `load_tasks`."""
+
+from .base import TaskList, TaskSet, check_disjoint, is_heldout
+from .loading import load_tasks
+
+__all__ = ["TaskList", "TaskSet", "check_disjoint", "is_heldout", "load_tasks"]
