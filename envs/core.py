@@ -30,6 +30,7 @@ from ..sandbox.types import SandboxError
 from .episode import Episode, Grade, Reply, Snapshot
 from .protocols import MalformedCall, Protocol, get_protocol
 from .spaces import ChatSpace, TextSpace, as_action
+from .tasks.base import TaskSet
 from .tools import Tool, ToolFailure, unknown_tool
 from .types import (
     Invalid,
@@ -68,7 +69,7 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
     protocol: Protocol | None = None
 
     def __init__(
-        self, *, tasks: Sequence[Task], max_turns: int = 8, render_mode: str | None = None
+        self, *, tasks: Sequence[Task] | TaskSet, max_turns: int = 8, render_mode: str | None = None
     ) -> None:
         if not len(tasks):
             raise ValueError("the task set is empty: an environment needs at least one task")
@@ -306,7 +307,7 @@ class ToolEnv(ChatEnv):
     def __init__(
         self,
         *,
-        tasks: Sequence[Task],
+        tasks: Sequence[Task] | TaskSet,
         tools: Sequence[Callable[..., Any] | Tool] = (),
         protocol: str = "hermes",
         max_tool_calls: int | None = None,

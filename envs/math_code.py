@@ -21,7 +21,7 @@ from ..sandbox import Execution, Limits, Sandbox, Session, Status, shared_sandbo
 from .core import ToolEnv
 from .episode import Grade
 from .rewards.math import agrade_math
-from .tasks import load_tasks
+from .tasks import TaskSet, load_tasks
 from .tools import ToolRunError, ToolTimeout
 from .types import Invalid, Message, Task
 
@@ -49,7 +49,7 @@ class MathCode(ToolEnv):
     def __init__(
         self,
         *,
-        tasks: str | Sequence[Task] = "arithmetic",
+        tasks: str | Sequence[Task] | TaskSet = "arithmetic",
         split: str = "train",
         task_options: Mapping[str, Any] | None = None,
         protocol: str = "fenced",
@@ -62,7 +62,7 @@ class MathCode(ToolEnv):
         sandbox: Sandbox | None = None,
         render_mode: str | None = None,
     ) -> None:
-        problems: Sequence[Task] = (
+        problems = (
             load_tasks(tasks, split=split, **(task_options or {}))
             if isinstance(tasks, str)
             else tasks

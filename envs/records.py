@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from enum import StrEnum
 from functools import cache
-from typing import Any, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, Self, Union, cast, get_args, get_origin, get_type_hints
 
 Json = dict[str, Any]
 _PRIMITIVES = (str, int, float, bool, type(None))
@@ -23,12 +23,13 @@ class Record:
     __slots__ = ()
 
     def to_dict(self) -> Json:
-        return {name: _encode(getattr(self, name)) for name in _decoders(type(self))}
+        return {name: _encode(getattr(self, name)) for name in _decoders(cast(Any, type(self)))}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Raises KeyError naming a missing field; unknown keys are ignored (newer writers)."""
-        return cls(**{name: decode(data[name]) for name, decode in _decoders(cls).items()})
+        decoders = _decoders(cast(Any, cls))
+        return cls(**{name: decode(data[name]) for name, decode in decoders.items()})
 
 
 def _encode(value: Any) -> Any:

@@ -26,6 +26,7 @@ from ..agents.runlog import RunLog, plain
 from ..agents.seeding import derive_seed
 from ..envs.core import ChatEnv
 from ..envs.registration import make
+from ..envs.tasks import TaskSet
 from ..envs.types import Group, Task
 from .advantages import has_signal, shaped_rewards
 from .algorithms import get_algorithm
@@ -236,7 +237,7 @@ class Trainer:
         turn = sampling.max_turn_tokens or sampling.max_tokens
         return SamplingParams(max_tokens=turn, temperature=temperature)
 
-    def _tasks(self, options: dict[str, Any]) -> Sequence[Task]:
+    def _tasks(self, options: dict[str, Any]) -> Sequence[Task] | TaskSet:
         env = self._make_env(options)
         env.close()
         return env.tasks
