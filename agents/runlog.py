@@ -5,6 +5,7 @@
       environment.json      package versions, git state, seed, machine, Python
       metrics.jsonl         one JSON object per step, flushed to disk line by line
       trajectories/         step-000012.jsonl.gz: one group per line
+      evaluations/          step-000012.json: a held-out evaluation made during training
       checkpoints/          step-N/, written by the trainer
       report.html           written by `agents.report`
 
@@ -109,7 +110,14 @@ class RunLog:
         """
         if "step" in metrics and metrics["step"] != step:
             raise ValueError(f"metrics of step {step} carry another step: {metrics['step']!r}")
-        self._metrics.append({"step": step, **metrics})
+        self._metrics.append(plain({"step": step, **metrics}))
+
+    def write_evaluation(self, step: int, result: Mapping[str, Any]) -> Path:
+        """Write what a held-out evaluation at one step found (`EvalResult.to_dict()`)."""
+        path = self.folder / "evaluations" / f"step-{step:06d}.json"
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, result)
+        return path
 
     def write_groups(self, step: int, groups: Iterable[Group]) -> Path:
         """Write the groups of one step, one JSON line each; returns the file's path.
@@ -160,7 +168,8 @@ class JsonLines:
         self._file.truncate(_whole_length(path.read_bytes()))
 
     def append(self, record: Mapping[str, Any]) -> None:
-        line = (json.dumps(plain(record), allow_nan=False, separators=(",", ":")) + "\n").encode()
+        """Write one record, which must hold JSON values only (see `plain`)."""
+        line = (json.dumps(record, separators=(",", ":")) + "\n").encode()
         with self._lock:
             self._file.write(line)
             os.fsync(self._file.fileno())

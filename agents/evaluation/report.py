@@ -1,0 +1,102 @@
+"""Evaluation results as tables for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from .result import EvalResult, compare
+from .statistics import Estimate
+
+LABELS = {
+    "score": "score (mean reward)",
+    "tool_share": "responses with a tool call",
+    "calls": "calls per response",
+    "pass_ratio": "calls without error",
+    "model_tokens": "model tokens per response",
+    "tool_tokens": "tool tokens per response",
+    "truncated": "truncated (budget used up)",
+    "invalid": "invalid (not in the score)",
+}
+SHARES = ("accuracy", "pass@", "tool_share", "pass_ratio", "truncated", "invalid")
+
+
+def results_table(results: Sequence[EvalResult]) -> Table:
+    """One or several results side by side: a row for each measure, with its interval."""
+    table = Table(title=_title(results), title_justify="left", title_style="", pad_edge=False)
+    table.add_column("")
+    for result in results:
+        table.add_column(Text(result.name), justify="right")
+    table.add_row("tasks x samples", *(_size(r) for r in results))
+    for name in _in_order(results):
+        cells = (r.estimates.get(name) for r in results)
+        table.add_row(LABELS.get(name, name), *(format_estimate(name, cell) for cell in cells))
+    return table
+
+
+def difference_table(first: EvalResult, second: EvalResult) -> Table:
+    """How much `second` is better than `first` on the tasks that both have, paired."""
+    table = Table(title=f"{100 * first.level:g} % intervals, paired by task", title_justify="left")
+    table.title_style = ""
+    for name in ("", "difference", "interval", "p", "tasks", "left out"):
+        table.add_column(name, justify="right" if name else "left")
+    for metric in ("score", "accuracy"):
+        if metric not in first.estimates or metric not in second.estimates:
+            continue
+        d = compare(first, second, metric)
+        interval = "-" if math.isnan(d.low) else f"{d.low:+.3f} to {d.high:+.3f}"
+        label = f"{metric}: {second.name} minus {first.name}"
+        numbers = (f"{d.value:+.3f}", interval, f"{d.p_value:.2g}", str(d.count), str(d.left_out))
+        table.add_row(Text(label), *numbers)
+    return table
+
+
+def tasks_table(result: EvalResult, limit: int = 20) -> Table:
+    """The tasks with the lowest mean reward first, `limit` of them."""
+    rows = sorted(result.rows, key=lambda row: (math.isnan(row.mean_reward), row.mean_reward))
+    table = Table(title=f"{min(limit, len(rows))} of {len(rows)} tasks, lowest reward first")
+    table.title_justify, table.title_style = "left", ""
+    for name in ("task", "mean reward", "correct", "calls", "ended"):
+        table.add_column(name, justify="left" if name in ("task", "ended") else "right")
+    for row in rows[:limit]:
+        judged = [c for c in row.correct if c is not None]
+        correct = f"{sum(judged)}/{len(judged)}" if judged else "-"
+        reward = "-" if math.isnan(row.mean_reward) else f"{row.mean_reward:.3f}"
+        ended = ", ".join(sorted(set(row.stop_reasons)))
+        table.add_row(Text(row.task_id), reward, correct, str(sum(row.calls)), ended)
+    return table
+
+
+def format_estimate(name: str, estimate: Estimate | None) -> str:
+    """`0.412 [0.350, 0.474]`, in per cent for shares; `-` where nothing is known."""
+    if estimate is None or math.isnan(estimate.value):
+        return "-"
+    share = name.startswith(SHARES)
+    scale, digits = (100, 1) if share else (1, 3 if name == "score" else 2)
+    value = f"{scale * estimate.value:.{digits}f}" + (" %" if share else "")
+    if math.isnan(estimate.low):
+        return value
+    return f"{value} [{scale * estimate.low:.{digits}f}, {scale * estimate.high:.{digits}f}]"
+
+
+def _title(results: Sequence[EvalResult]) -> Text:
+    ids = ", ".join(dict.fromkeys(r.env_id for r in results))
+    level = f"{100 * results[0].level:g} %" if results else "no"
+    return Text(f"{ids}: {level} intervals clustered by task")
+
+
+def _size(result: EvalResult) -> str:
+    most = max((len(row.rewards) for row in result.rows), default=0)
+    return f"{len(result.rows)} x {most}"
+
+
+def _in_order(results: Sequence[EvalResult]) -> list[str]:
+    """Names in the order of the result that has most of them (pass@k may differ)."""
+    fullest = max(results, key=lambda r: len(r.estimates), default=None)
+    names = dict.fromkeys(fullest.estimates if fullest else ())
+    for result in results:
+        names |= dict.fromkeys(result.estimates)
+    return list(names)

@@ -1,0 +1,198 @@
+"""Run an agent over a task set, keep every sample as it finishes, and resume after a stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...envs.types import Group, Task, Trajectory
+from ..agent import Agent
+from ..rollout import EnvPool, RolloutLimits, rollout
+from ..runlog import JsonLines, plain, read_json_lines, write_json
+from ..seeding import derive_seed
+from .result import EvalResult
+
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What is known after each sample. `score` is the mean reward so far (None without any)."""
+
+    done: int
+    total: int
+    invalid: int
+    score: float | None
+    latest: Trajectory
+
+
+async def evaluate(
+    pool: EnvPool,
+    agent: Agent,
+    tasks: Sequence[Task],
+    *,
+    name: str = "",
+    samples: int = 1,
+    seed: int = 0,
+    limits: RolloutLimits | None = None,
+    concurrency: int = 64,
+    folder: Path | None = None,
+    resume: bool = False,
+    level: float = 0.95,
+    progress: Callable[[Progress], None] | None = None,
+) -> EvalResult:
+    """Play every task `samples` times and summarise.
+
+    Sample i of a task has the seeds that member i of `rollout_group` has, so a resumed or
+    extended evaluation samples exactly what an uninterrupted one would have.
+
+    Args:
+        concurrency: episodes in flight at once.
+        folder: where finished samples (`trajectories/samples.jsonl`, each safe on disk as it
+            finishes) and the final `result.json` go. None keeps nothing.
+        resume: take the samples already in `folder` as done, but for invalid ones, which
+            are played again. More samples or tasks than before may be asked for.
+        progress: called after each sample.
+
+    Raises:
+        ValueError: two tasks share an id, or the samples in `folder` are of other tasks or
+            another seed.
+        FileExistsError: `folder` holds samples and `resume` is not set.
+    """
+    _check(tasks, samples, concurrency)
+    wanted = {(task.id, i): task for task in tasks for i in range(samples)}
+    done = _resumed(folder, wanted, seed, resume) if folder else {}
+    left = iter([(key, task) for key, task in wanted.items() if key not in done])
+    keep = _Keeper(folder)
+
+    async def worker() -> None:
+        for (task_id, index), task in left:
+            async with pool.borrow() as env:
+                trajectory = await rollout(
+                    env,
+                    agent,
+                    task,
+                    seed=derive_seed(seed, task_id, index),
+                    env_seed=derive_seed(seed, "env", task_id),
+                    limits=limits,
+                )
+            done[task_id, index] = trajectory
+            keep.sample(task, index, trajectory)
+            if progress:
+                progress(_progress(done, len(wanted), trajectory))
+
+    try:
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(min(concurrency, len(wanted) - len(done))):
+                workers.create_task(worker())
+    finally:
+        keep.close()
+    groups = [Group(t, tuple(done[t.id, i] for i in range(samples))) for t in tasks]
+    settings = _settings(agent, samples, seed, limits)
+    result = EvalResult.of(groups, name=name, level=level, settings=settings)
+    if folder:
+        write_json(folder / "result.json", result.to_dict())
+    return result
+
+
+def read_samples(folder: Path) -> Iterator[Group]:
+    """The groups that an evaluation has finished so far, tasks in the order they came.
+
+    Of a sample that was played again, the last one counts.
+    """
+    tasks: dict[str, Task] = {}
+    found: dict[str, dict[int, Trajectory]] = {}
+    for record in read_json_lines(_samples_file(folder)):
+        task = Task.from_dict(record["task"])
+        tasks.setdefault(task.id, task)
+        members = found.setdefault(task.id, {})
+        members[record["sample"]] = Trajectory.from_dict(record["trajectory"])
+    for task_id, members in found.items():
+        yield Group(tasks[task_id], tuple(members[i] for i in sorted(members)))
+
+
+class _Keeper:
+    """Appends finished samples to the folder, if there is one."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._lines: JsonLines | None = None
+        if folder:
+            path = _samples_file(folder)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lines = JsonLines(path)
+
+    def sample(self, task: Task, index: int, trajectory: Trajectory) -> None:
+        if self._lines:
+            record = {"task": plain(task.to_dict()), "sample": index}
+            self._lines.append(record | {"trajectory": trajectory.to_dict()})
+
+    def close(self) -> None:
+        if self._lines:
+            self._lines.close()
+
+
+def _samples_file(folder: Path) -> Path:
+    return folder / "trajectories" / "samples.jsonl"
+
+
+def _resumed(
+    folder: Path, wanted: Mapping[Key, Task], seed: int, resume: bool
+) -> dict[Key, Trajectory]:
+    """The samples in the folder that need not be played again."""
+    found: dict[Key, Trajectory] = {}
+    for record in read_json_lines(_samples_file(folder)):
+        if not resume:
+            raise FileExistsError(
+                f"{folder} holds samples of an evaluation: resume it, or give another folder"
+            )
+        trajectory = Trajectory.from_dict(record["trajectory"])
+        key = (trajectory.task_id, record["sample"])
+        if key not in wanted:
+            continue
+        if record["task"] != plain(wanted[key].to_dict()):
+            raise ValueError(
+                f"task {key[0]!r} in {folder} is not the task of that id given now: "
+                f"evaluate changed tasks in another folder"
+            )
+        if trajectory.seed != derive_seed(seed, *key):
+            raise ValueError(
+                f"the samples in {folder} were not drawn with seed {seed}: "
+                f"resume with the seed they were drawn with, or give another folder"
+            )
+        found[key] = trajectory
+    return {key: t for key, t in found.items() if t.reward is not None}
+
+
+def _progress(done: Mapping[Key, Trajectory], total: int, latest: Trajectory) -> Progress:
+    rewards = [t.reward for t in done.values() if t.reward is not None]
+    score = sum(rewards) / len(rewards) if rewards else None
+    return Progress(len(done), total, len(done) - len(rewards), score, latest)
+
+
+def _settings(
+    agent: Agent, samples: int, seed: int, limits: RolloutLimits | None
+) -> dict[str, Any]:
+    return {
+        "engine": agent.engine.name,
+        "policy_version": agent.engine.policy_version,
+        "sampling": asdict(agent.sampling),
+        "limits": asdict(limits or RolloutLimits()),
+        "samples": samples,
+        "seed": seed,
+    }
+
+
+def _check(tasks: Sequence[Task], samples: int, concurrency: int) -> None:
+    if not tasks:
+        raise ValueError("an evaluation needs at least one task, got none: check split and limit")
+    if samples < 1 or concurrency < 1:
+        raise ValueError(
+            f"samples and concurrency must be at least 1, got {samples} and {concurrency}"
+        )
+    ids = [task.id for task in tasks]
+    if len(set(ids)) < len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise ValueError(f"task ids must be unique, as samples are kept by id: {twice!r} is double")
