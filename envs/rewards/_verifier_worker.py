@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, BinaryIO
 
 MEMORY_BYTES = 4 << 30
@@ -21,6 +22,7 @@ _FORBIDDEN = ("os.system", "os.exec", "os.fork", "os.posix_spawn", "os.kill", "o
               "os.rename", "os.rmdir", "os.putenv", "subprocess.", "socket.", "ctypes.",
               "shutil.", "signal.", "pty.", "webbrowser.")  # fmt: skip
 _judging = False
+_package = ""  # the package that this file lies in, as the parent imported it
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
@@ -49,11 +51,13 @@ def _math_verify() -> Callable[[dict[str, Any]], bool]:
     return judge
 
 
-def _reasoning_gym() -> Callable[[dict[str, Any]], float]:
-    from palestra.envs.rewards.reasoning import score_entry
+def _reasoning_gym() -> Callable[[dict[str, Any]], Any]:
+    import reasoning_gym  # noqa: F401 - loaded before the clock runs
 
-    def judge(request: dict[str, Any]) -> float:
-        return score_entry(request["family"], request["config"], request["entry"], request["text"])
+    score = import_module(f"{_package}.reasoning").score_entry
+
+    def judge(request: dict[str, Any]) -> Any:
+        return score(request["family"], request["options"], request["entry"], request["answer"])
 
     return judge
 
@@ -106,6 +110,7 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
 
 
 def main() -> None:
+    global _package
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when this ends
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
@@ -114,7 +119,8 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1):  # a judge that prints must not speak on the wire
         os.dup2(null, descriptor)
-    sys.path[:] = json.loads(requests.readline())["path"]
+    start = json.loads(requests.readline())
+    sys.path[:], _package = start["path"], start["package"]
     _limit_resources()
     sys.addaudithook(_audit)
     _serve(requests, answers)

@@ -69,7 +69,8 @@ class _Worker:
             )
         except OSError as error:
             raise VerifierError(f"cannot start a verifier process: {error}") from error
-        self._write({"path": [str(Path(entry).absolute()) for entry in sys.path if entry]})
+        path = [str(Path(entry).absolute()) for entry in sys.path if entry]
+        self._write({"path": path, "package": __package__})
 
     def load(self, kind: str) -> None:
         """Import what `kind` needs, before any clock runs."""
@@ -139,7 +140,7 @@ class VerifierPool:
     `cpu_s` is what one request may use; `wall_s` is when the pool gives a worker up.
     """
 
-    def __init__(self, workers: int = 1, *, cpu_s: float = 5.0, wall_s: float = 120.0) -> None:
+    def __init__(self, workers: int = 1, *, cpu_s: float = 3.0, wall_s: float = 120.0) -> None:
         if workers < 1:
             raise ValueError(f"a verifier pool needs at least one worker, got {workers}")
         if not 0 < cpu_s < wall_s:

@@ -94,8 +94,9 @@ def in_split(text: str, split: str, fraction: float = HOLDOUT) -> bool:
 
 
 def prompt_key(task: Task) -> str:
-    """What makes two tasks the same problem: all their prompt messages, normalised."""
-    return "\n".join(f"{m.role}: {normalise_prompt(m.content)}" for m in task.prompt)
+    """What makes two tasks the same problem: their normalised messages but the system's."""
+    messages = [m for m in task.prompt if m.role != "system"] or task.prompt
+    return "\n".join(normalise_prompt(m.content) for m in messages)
 
 
 def check_disjoint(a: TaskSet, b: TaskSet, limit: int | None = 10_000) -> None:

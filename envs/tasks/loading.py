@@ -2,16 +2,128 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .arithmetic import ArithmeticTasks
-from .base import TaskSet
+from .base import HELDOUT, HOLDOUT, TRAIN, TaskSet, canonical_split
+from .files import SUFFIXES, Rows, as_task_list, build, hub_rows, read_rows
+from .records import RowFormat
+
+_PER_SPLIT = re.compile(r"(train|heldout|test)=")
 
 
 def load_tasks(
-    source: str, *, split: str = "train", size: int | None = None, seed: int = 0, **options: Any
+    source: str | Mapping[str, str],
+    *,
+    split: str = "train",
+    size: int | None = None,
+    seed: int = 0,
+    **options: Any,
 ) -> TaskSet:
-    """Load tasks from `source`."""
-    if source == "arithmetic":
-        return ArithmeticTasks(split=split, size=size, seed=seed, **options)
-    raise ValueError(f"unknown task source {source!r}")
+    """Load the tasks of one split. Splits are "train" and "heldout" (alias "test").
+
+    Sources, and the options that each takes:
+
+    - "arithmetic": made on demand. `digits`, `operations`, `terms` (`ArithmeticTasks`).
+    - "rg:FAMILY": a reasoning-gym family, made on demand; its own parameters as options.
+    - a path to a .jsonl, .jsonl.gz or .parquet file: GSM8K, verl and plain rows are
+      recognised. `prompt_key`, `answer_key` (may be dotted) name other fields; `holdout`
+      is the share of prompts that belongs to the held-out split; `shuffle=True` orders
+      the rows by `seed`, which files otherwise ignore.
+    - "train=a.jsonl,heldout=b.jsonl", or a mapping of the same: a file per split. Shared
+      prompts are an error, or leave the training side with `overlap="drop"`.
+    - "hub:OWNER/NAME[:CONFIG]": a Hugging Face data set, with the options of files and
+      `train_split`, `heldout_split`. The only source that uses the network.
+
+    The two splits of a source never share a prompt: procedural sources and single files
+    assign each prompt by a hash of its text (`is_heldout`). `size` is the number of tasks;
+    without it files give all they have, and procedural sources a large train split and
+    1,000 held-out tasks.
+
+    Raises:
+        ValueError, FileNotFoundError: unknown source, option or split, or bad rows.
+        ImportError: an optional package is missing; the message names the extra.
+    """
+    split = canonical_split(split)
+    if isinstance(source, str) and not _PER_SPLIT.match(source):
+        kind, _, rest = source.partition(":")
+        if source == "arithmetic":
+            return ArithmeticTasks(split=split, size=size, seed=seed, **options)
+        if kind == "rg":
+            from .reasoning import ReasoningTasks
+
+            return ReasoningTasks(rest, split=split, size=size, seed=seed, **options)
+        if kind == "hub":
+            return _load_hub(rest, split, size, seed, **options)
+        if not source.endswith(SUFFIXES):
+            raise ValueError(
+                f'unknown task source {source!r}: expected "arithmetic", "rg:FAMILY", '
+                f'"hub:OWNER/NAME", or a file ending in {", ".join(SUFFIXES)}'
+            )
+    return _load_files(source, split, size, seed, **options)
+
+
+def _load_files(
+    source: str | Mapping[str, str], split: str, size: int | None, seed: int, **options: Any
+) -> TaskSet:
+    paths = _paths(source)
+    name = "+".join(f"{path.absolute().parent.name}/{path.name}" for path in paths.values())
+    rows = {part: read_rows(path) for part, path in paths.items()}
+    return _from_rows(name, rows, split, size, seed, **options)
+
+
+def _paths(source: str | Mapping[str, str]) -> dict[str, Path]:
+    """Files by split; a single file stands under "all"."""
+    if isinstance(source, str):
+        if not _PER_SPLIT.match(source):
+            return {"all": Path(source)}
+        parts = [part.strip() for part in source.split(",")]
+        if not all(_PER_SPLIT.match(part) for part in parts):
+            raise ValueError(f'expected "train=FILE,heldout=FILE", got {source!r}')
+        pairs = [part.split("=", 1) for part in parts]
+    else:
+        pairs = [[split, path] for split, path in source.items()]
+    paths = {canonical_split(split): Path(path) for split, path in pairs}
+    if not paths or len(paths) < len(pairs):
+        raise ValueError(f"expected one file per split, got {source!r}")
+    return paths
+
+
+def _load_hub(
+    rest: str,
+    split: str,
+    size: int | None,
+    seed: int,
+    *,
+    train_split: str | None = None,
+    heldout_split: str | None = None,
+    **options: Any,
+) -> TaskSet:
+    name, _, config = rest.partition(":")
+    names = {TRAIN: train_split, HELDOUT: heldout_split}
+    chosen = {part: own for part, own in names.items() if own is not None}
+    rows = hub_rows(name, config or None, chosen)
+    if HELDOUT not in rows and TRAIN in rows:
+        rows = {"all": rows[TRAIN]}  # the data set holds nothing out, so the hash rule does
+    return _from_rows(f"hub:{rest}", rows, split, size, seed, **options)
+
+
+def _from_rows(
+    name: str,
+    rows: Mapping[str, Rows],
+    split: str,
+    size: int | None,
+    seed: int,
+    *,
+    prompt_key: str | None = None,
+    answer_key: str | None = None,
+    holdout: float = HOLDOUT,
+    overlap: str = "raise",
+    shuffle: bool = False,
+) -> TaskSet:
+    row_format = RowFormat(prompt_key, answer_key)
+    tasks = build(name, rows, split, row_format=row_format, holdout=holdout, overlap=overlap)
+    return as_task_list(name, split, tasks, size=size, shuffle=shuffle, seed=seed)
