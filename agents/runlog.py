@@ -165,7 +165,7 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
         self._file = path.open("a+b", buffering=0)
-        self._file.truncate(_whole_length(path.read_bytes()))
+        self._file.truncate(_whole_length(path))
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record, which must hold JSON values only (see `plain`)."""
@@ -219,14 +219,21 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         ValueError: a line before the last is not JSON (the file was damaged later).
     """
-    data = path.read_bytes() if path.is_file() else b""
-    for number, line in enumerate(data[: _whole_length(data)].splitlines(), start=1):
-        try:
-            yield json.loads(line)
-        except ValueError as error:
-            raise ValueError(
-                f"{path}, line {number}, is not JSON ({error}): repair or remove that line"
-            ) from error
+    if not path.is_file():
+        return
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                if not lines.read(1):  # a power cut can leave a line of zero bytes behind
+                    return
+                raise ValueError(
+                    f"{path}, line {number}, is not JSON ({error}): repair or remove that line"
+                ) from error
+            yield record
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -287,13 +294,16 @@ def plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form: pass numbers, text, lists or dicts")
 
 
-def _whole_length(data: bytes) -> int:
+def _whole_length(path: Path) -> int:
     """Bytes up to the end of the last line that is complete and parses."""
-    end = data.rfind(b"\n") + 1
-    start = data.rfind(b"\n", 0, max(end - 1, 0)) + 1
+    start, end, last = 0, 0, b"0"
+    with path.open("rb") as lines:
+        for line in lines:
+            if line.endswith(b"\n"):
+                start, end, last = end, end + len(line), line
     try:
-        json.loads(data[start:end] or b"0")
-    except ValueError:  # a power cut can leave a line of zero bytes behind
+        json.loads(last)
+    except ValueError:
         return start
     return end
 

@@ -1,7 +1,7 @@
 """Evaluation: run an agent over tasks, and say what the numbers are worth."""
 
 from .report import difference_table, results_table, tasks_table
-from .result import EvalResult, TaskRow, compare, stop_reasons
+from .result import EvalResult, Sample, TaskRow, compare, stop_reasons
 from .runner import Progress, evaluate, read_samples
 from .statistics import (
     Estimate,
@@ -17,6 +17,7 @@ __all__ = [
     "EvalResult",
     "PairedDifference",
     "Progress",
+    "Sample",
     "TaskRow",
     "compare",
     "difference_table",

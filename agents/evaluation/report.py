@@ -62,11 +62,11 @@ def tasks_table(result: EvalResult, limit: int = 20) -> Table:
     for name in ("task", "mean reward", "correct", "calls", "ended"):
         table.add_column(name, justify="left" if name in ("task", "ended") else "right")
     for row in rows[:limit]:
-        judged = [c for c in row.correct if c is not None]
-        correct = f"{sum(judged)}/{len(judged)}" if judged else "-"
+        correct = f"{sum(row.judged)}/{len(row.judged)}" if row.judged else "-"
         reward = "-" if math.isnan(row.mean_reward) else f"{row.mean_reward:.3f}"
-        ended = ", ".join(sorted(set(row.stop_reasons)))
-        table.add_row(Text(row.task_id), reward, correct, str(sum(row.calls)), ended)
+        calls = sum(s.calls for s in row.samples)
+        ended = ", ".join(sorted({s.stop_reason.value for s in row.samples}))
+        table.add_row(Text(row.task_id), reward, correct, str(calls), ended)
     return table
 
 
@@ -89,7 +89,7 @@ def _title(results: Sequence[EvalResult]) -> Text:
 
 
 def _size(result: EvalResult) -> str:
-    most = max((len(row.rewards) for row in result.rows), default=0)
+    most = max((len(row.samples) for row in result.rows), default=0)
     return f"{len(result.rows)} x {most}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
@@ -19,42 +20,64 @@ from .statistics import (
 
 
 @dataclass(frozen=True, slots=True)
-class TaskRow:
-    """The samples of one task, one entry each, in order of their index."""
+class Sample:
+    """What the statistics need of one response; its transcript stays in the run folder."""
 
-    task_id: str
-    rewards: tuple[float | None, ...]
-    correct: tuple[bool | None, ...]
-    stop_reasons: tuple[str, ...]
-    calls: tuple[int, ...]
-    passed: tuple[int, ...]
-    model_tokens: tuple[int, ...]
-    tool_tokens: tuple[int, ...]
+    reward: float | None
+    correct: bool | None
+    stop_reason: StopReason
+    calls: int
+    passed: int
+    model_tokens: int
+    tool_tokens: int
 
     @classmethod
-    def of(cls, group: Group) -> Self:
-        members = group.trajectories
+    def of(cls, trajectory: Trajectory) -> Self:
         return cls(
-            group.task.id,
-            tuple(t.reward for t in members),
-            tuple(t.correct for t in members),
-            tuple(t.stop_reason.value for t in members),
-            tuple(t.tools.calls for t in members),
-            tuple(t.tools.ok for t in members),
-            tuple(t.num_sampled for t in members),
-            tuple(t.num_observed for t in members),
+            trajectory.reward,
+            trajectory.correct,
+            trajectory.stop_reason,
+            trajectory.tools.calls,
+            trajectory.tools.ok,
+            trajectory.num_sampled,
+            trajectory.num_observed,
         )
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome.of(self.stop_reason)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """One task and its samples, in order of their index."""
+
+    task_id: str
+    samples: tuple[Sample, ...]
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        lists = {name: tuple(data[name]) for name in cls.__slots__ if name != "task_id"}
-        return cls(task_id=data["task_id"], **lists)
+        samples = ({**s, "stop_reason": StopReason(s["stop_reason"])} for s in data["samples"])
+        return cls(data["task_id"], tuple(Sample(**s) for s in samples))
+
+    @property
+    def valid(self) -> tuple[Sample, ...]:
+        return tuple(s for s in self.samples if s.reward is not None)
+
+    @property
+    def rewards(self) -> list[float]:
+        """Of the valid samples."""
+        return [s.reward for s in self.samples if s.reward is not None]
+
+    @property
+    def judged(self) -> list[bool]:
+        """Whether each valid sample is correct, where a verifier said so or not."""
+        return [s.correct for s in self.valid if s.correct is not None]
 
     @property
     def mean_reward(self) -> float:
         """Over the valid samples; NaN without any."""
-        rewards = [r for r in self.rewards if r is not None]
-        return fmean(rewards) if rewards else math.nan
+        return fmean(self.rewards) if self.rewards else math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +100,22 @@ class EvalResult:
     @classmethod
     def of(
         cls,
-        groups: Iterable[Group],
+        rows: Iterable[TaskRow],
         *,
         name: str = "",
+        env_id: str = "",
         level: float = 0.95,
         settings: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Summarise finished groups (one per task)."""
-        groups = list(groups)
-        members = [t for group in groups for t in group.trajectories]
-        env_id = next((t.env_id for t in members), "")
-        estimates = _estimates(groups, level)
-        rows = tuple(TaskRow.of(group) for group in groups)
-        return cls(name or env_id, env_id, estimates, rows, level, dict(settings or {}))
+        rows = tuple(rows)
+        return cls(name or env_id, env_id, _estimates(rows, level), rows, level, settings or {})
+
+    @classmethod
+    def of_groups(cls, groups: Sequence[Group], *, name: str = "", level: float = 0.95) -> Self:
+        """Summarise groups already played, one per task."""
+        rows = [TaskRow(g.task.id, tuple(map(Sample.of, g.trajectories))) for g in groups]
+        env_id = next((t.env_id for g in groups for t in g.trajectories), "")
+        return cls.of(rows, name=name, env_id=env_id, level=level)
 
     @property
     def score(self) -> Estimate:
@@ -97,7 +123,7 @@ class EvalResult:
 
     @property
     def num_samples(self) -> int:
-        return sum(len(row.rewards) for row in self.rows)
+        return sum(len(row.samples) for row in self.rows)
 
     def metrics(self, prefix: str = "eval/") -> dict[str, float]:
         """Flat numbers for a training step's record: `<name>`, `<name>_low`, `<name>_high`."""
@@ -147,30 +173,27 @@ def compare(first: EvalResult, second: EvalResult, metric: str = "score") -> Pai
     return paired_difference(sides[0], sides[1], level=first.level)
 
 
-def _values(row: TaskRow, metric: str) -> list[float]:
-    values: Sequence[float | None] = row.rewards if metric == "score" else row.correct
-    valid = (value for value, reward in zip(values, row.rewards, strict=True) if reward is not None)
-    return [float(value) for value in valid if value is not None]
+def _values(row: TaskRow, metric: str) -> Sequence[float]:
+    return row.rewards if metric == "score" else row.judged
 
 
-def _estimates(groups: Sequence[Group], level: float) -> dict[str, Estimate]:
-    def over_valid(measure: Callable[[Trajectory], float | None]) -> Estimate:
-        values = [[measure(t) for t in group.valid] for group in groups]
-        return mean_interval([[v for v in task if v is not None] for task in values], level)
+def _estimates(rows: Sequence[TaskRow], level: float) -> dict[str, Estimate]:
+    def over_valid(measure: Callable[[Sample], float]) -> Estimate:
+        return mean_interval([[measure(s) for s in row.valid] for row in rows], level)
 
-    estimates = {"score": over_valid(lambda t: t.reward)}
-    judged = [[t.correct for t in group.valid if t.correct is not None] for group in groups]
+    estimates = {"score": mean_interval([row.rewards for row in rows], level)}
+    judged = [row.judged for row in rows]
     if any(judged):
-        estimates["accuracy"] = over_valid(lambda t: t.correct)
+        estimates["accuracy"] = mean_interval(judged, level)
         for k in _ks(judged):
             estimates[f"pass@{k}"] = pass_at_k_interval(judged, k, level)
-    estimates["tool_share"] = over_valid(lambda t: t.tools.calls > 0)
-    estimates["calls"] = over_valid(lambda t: t.tools.calls)
-    estimates["pass_ratio"] = _pass_ratio(groups)
-    estimates["model_tokens"] = over_valid(lambda t: t.num_sampled)
-    estimates["tool_tokens"] = over_valid(lambda t: t.num_observed)
-    estimates["truncated"] = over_valid(lambda t: t.outcome is Outcome.TRUNCATED)
-    everything = [[float(t.outcome is Outcome.INVALID) for t in g.trajectories] for g in groups]
+    estimates["tool_share"] = over_valid(lambda s: s.calls > 0)
+    estimates["calls"] = over_valid(lambda s: s.calls)
+    estimates["pass_ratio"] = _pass_ratio(rows)
+    estimates["model_tokens"] = over_valid(lambda s: s.model_tokens)
+    estimates["tool_tokens"] = over_valid(lambda s: s.tool_tokens)
+    estimates["truncated"] = over_valid(lambda s: s.outcome is Outcome.TRUNCATED)
+    everything = [[s.outcome is Outcome.INVALID for s in row.samples] for row in rows]
     estimates["invalid"] = mean_interval(everything, level)
     return estimates
 
@@ -181,16 +204,15 @@ def _ks(judged: Sequence[Sequence[bool]]) -> list[int]:
     return sorted({k for k in (*(2**i for i in range(1, 20)), most) if 2 <= k <= most})
 
 
-def _pass_ratio(groups: Sequence[Group]) -> Estimate:
+def _pass_ratio(rows: Sequence[TaskRow]) -> Estimate:
     """A ratio of sums, so given without an interval."""
-    used = [group for group in groups if any(t.tools.calls for t in group.valid)]
-    calls = sum(t.tools.calls for group in used for t in group.valid)
-    passed = sum(t.tools.ok for group in used for t in group.valid)
+    used = [row for row in rows if any(s.calls for s in row.valid)]
+    calls = sum(s.calls for row in used for s in row.valid)
+    passed = sum(s.passed for row in used for s in row.valid)
     return Estimate(passed / calls if calls else math.nan, count=len(used))
 
 
 def stop_reasons(result: EvalResult) -> dict[str, int]:
     """How many samples ended for each reason, the most frequent first, absent ones left out."""
-    ended = [reason for row in result.rows for reason in row.stop_reasons]
-    counts = {reason.value: ended.count(reason.value) for reason in StopReason}
-    return {r: n for r, n in sorted(counts.items(), key=lambda item: -item[1]) if n}
+    counts = Counter(s.stop_reason.value for row in result.rows for s in row.samples)
+    return dict(counts.most_common())

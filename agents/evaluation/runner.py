@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...envs.types import Group, Task, Trajectory
+from ...envs.types import Task, Trajectory
 from ..agent import Agent
 from ..rollout import EnvPool, RolloutLimits, rollout
 from ..runlog import JsonLines, plain, read_json_lines, write_json
 from ..seeding import derive_seed
-from .result import EvalResult
+from .result import EvalResult, Sample, TaskRow
 
 Key = tuple[str, int]
 
@@ -66,7 +66,7 @@ async def evaluate(
     wanted = {(task.id, i): task for task in tasks for i in range(samples)}
     done = _resumed(folder, wanted, seed, resume) if folder else {}
     left = iter([(key, task) for key, task in wanted.items() if key not in done])
-    keep = _Keeper(folder)
+    keep, tally = _Keeper(folder), _Tally(done.values(), len(wanted))
 
     async def worker() -> None:
         for (task_id, index), task in left:
@@ -79,10 +79,10 @@ async def evaluate(
                     env_seed=derive_seed(seed, "env", task_id),
                     limits=limits,
                 )
-            done[task_id, index] = trajectory
+            done[task_id, index] = Sample.of(trajectory)
             keep.sample(task, index, trajectory)
             if progress:
-                progress(_progress(done, len(wanted), trajectory))
+                progress(tally.add(trajectory))
 
     try:
         async with asyncio.TaskGroup() as workers:
@@ -90,28 +90,24 @@ async def evaluate(
                 workers.create_task(worker())
     finally:
         keep.close()
-    groups = [Group(t, tuple(done[t.id, i] for i in range(samples))) for t in tasks]
+    rows = [TaskRow(t.id, tuple(done[t.id, i] for i in range(samples))) for t in tasks]
     settings = _settings(agent, samples, seed, limits)
-    result = EvalResult.of(groups, name=name, level=level, settings=settings)
+    result = EvalResult.of(
+        rows, name=name, env_id=await _env_id(pool), level=level, settings=settings
+    )
     if folder:
         write_json(folder / "result.json", result.to_dict())
     return result
 
 
-def read_samples(folder: Path) -> Iterator[Group]:
-    """The groups that an evaluation has finished so far, tasks in the order they came.
+def read_samples(folder: Path) -> Iterator[tuple[Task, int, Trajectory]]:
+    """The finished samples (task, index, trajectory) in the order they finished.
 
-    Of a sample that was played again, the last one counts.
+    A sample that was played again comes again: the last one counts.
     """
-    tasks: dict[str, Task] = {}
-    found: dict[str, dict[int, Trajectory]] = {}
     for record in read_json_lines(_samples_file(folder)):
-        task = Task.from_dict(record["task"])
-        tasks.setdefault(task.id, task)
-        members = found.setdefault(task.id, {})
-        members[record["sample"]] = Trajectory.from_dict(record["trajectory"])
-    for task_id, members in found.items():
-        yield Group(tasks[task_id], tuple(members[i] for i in sorted(members)))
+        trajectory = Trajectory.from_dict(record["trajectory"])
+        yield Task.from_dict(record["task"]), record["sample"], trajectory
 
 
 class _Keeper:
@@ -140,21 +136,20 @@ def _samples_file(folder: Path) -> Path:
 
 def _resumed(
     folder: Path, wanted: Mapping[Key, Task], seed: int, resume: bool
-) -> dict[Key, Trajectory]:
+) -> dict[Key, Sample]:
     """The samples in the folder that need not be played again."""
-    found: dict[Key, Trajectory] = {}
-    for record in read_json_lines(_samples_file(folder)):
+    found: dict[Key, Sample] = {}
+    for task, index, trajectory in read_samples(folder):
         if not resume:
             raise FileExistsError(
                 f"{folder} holds samples of an evaluation: resume it, or give another folder"
             )
-        trajectory = Trajectory.from_dict(record["trajectory"])
-        key = (trajectory.task_id, record["sample"])
+        key = (task.id, index)
         if key not in wanted:
             continue
-        if record["task"] != plain(wanted[key].to_dict()):
+        if plain(task.to_dict()) != plain(wanted[key].to_dict()):
             raise ValueError(
-                f"task {key[0]!r} in {folder} is not the task of that id given now: "
+                f"task {task.id!r} in {folder} is not the task of that id given now: "
                 f"evaluate changed tasks in another folder"
             )
         if trajectory.seed != derive_seed(seed, *key):
@@ -162,14 +157,34 @@ def _resumed(
                 f"the samples in {folder} were not drawn with seed {seed}: "
                 f"resume with the seed they were drawn with, or give another folder"
             )
-        found[key] = trajectory
-    return {key: t for key, t in found.items() if t.reward is not None}
+        found[key] = Sample.of(trajectory)
+    return {key: sample for key, sample in found.items() if sample.reward is not None}
 
 
-def _progress(done: Mapping[Key, Trajectory], total: int, latest: Trajectory) -> Progress:
-    rewards = [t.reward for t in done.values() if t.reward is not None]
-    score = sum(rewards) / len(rewards) if rewards else None
-    return Progress(len(done), total, len(done) - len(rewards), score, latest)
+class _Tally:
+    """Running totals, so that telling the progress costs the same after any sample."""
+
+    def __init__(self, done: Iterable[Sample], total: int) -> None:
+        rewards = [s.reward for s in done if s.reward is not None]
+        self.total, self.done, self.valid, self.sum = (
+            total,
+            len(rewards),
+            len(rewards),
+            sum(rewards),
+        )
+
+    def add(self, trajectory: Trajectory) -> Progress:
+        self.done += 1
+        if trajectory.reward is not None:
+            self.valid += 1
+            self.sum += trajectory.reward
+        score = self.sum / self.valid if self.valid else None
+        return Progress(self.done, self.total, self.done - self.valid, score, trajectory)
+
+
+async def _env_id(pool: EnvPool) -> str:
+    async with pool.borrow() as env:
+        return env.spec.id if env.spec else type(env).__name__
 
 
 def _settings(

@@ -92,7 +92,7 @@ def result_of(*tasks, name="test"):
         Group(Task(f"t{i}", (Message("user", "?"),)), tuple(members))
         for i, members in enumerate(tasks)
     ]
-    return EvalResult.of(groups, name=name)
+    return EvalResult.of_groups(groups, name=name)
 
 
 RIGHT, WRONG = response(1.0, True, calls=2, ok=1), response(0.0, False, sampled=4)
@@ -176,10 +176,10 @@ def test_evaluate_plays_every_sample():
 def test_samples_have_the_seeds_of_a_group(tmp_path):
     noisy = agent(["It is 2 or 4."], probability=0.9)
     run(TASKS[:1], by=noisy, samples=3, seed=7, folder=tmp_path)
-    (kept,) = read_samples(tmp_path)
+    kept = {index: t for _, index, t in read_samples(tmp_path)}
     group = asyncio.run(rollout_group(pool(), noisy, TASKS[0], group_size=3, seed=7))
-    assert [t.token_ids for t in kept.trajectories] == [t.token_ids for t in group.trajectories]
-    assert len({t.token_ids for t in kept.trajectories}) == 3
+    assert [kept[i].token_ids for i in range(3)] == [t.token_ids for t in group.trajectories]
+    assert len({t.token_ids for t in kept.values()}) == 3
 
 
 def test_invalid_and_truncated_are_reported_beside_the_score():
@@ -222,7 +222,7 @@ def test_an_interrupted_evaluation_resumes_to_the_same_result(tmp_path):
     assert resumed.estimates == whole.estimates
     stored = EvalResult.from_dict(json.loads((tmp_path / "result.json").read_text()))
     assert stored.rows == whole.rows
-    assert sum(len(g.trajectories) for g in read_samples(tmp_path)) == 10
+    assert len({(task.id, index) for task, index, _ in read_samples(tmp_path)}) == 10
 
 
 def test_resume_plays_invalid_samples_again_and_can_add_samples(tmp_path):
@@ -232,7 +232,7 @@ def test_resume_plays_invalid_samples_again_and_can_add_samples(tmp_path):
     assert first.estimates["invalid"].value == pytest.approx(2 / 5)
     again = run(by=answer, folder=tmp_path, resume=True)
     assert again.estimates["invalid"].value == 0
-    assert [len(g.trajectories) for g in read_samples(tmp_path)] == [1] * 5
+    assert len(list(read_samples(tmp_path))) == 7
     played = []
     run(by=answer, samples=2, folder=tmp_path, resume=True, progress=played.append)
     assert len(played) == 5
