@@ -51,7 +51,10 @@ class Agent:
             part = await self.engine.generate([*context, *written], params)
             turn = turn + part if turn else part
             text = renderer.decode(turn.token_ids)
-            if not self._goes_on(env, part, text, max_tokens - len(turn.token_ids)):
+            if part.finish_reason is not FinishReason.STOP_STRING or not _is_open(env, text):
+                break
+            if len(turn.token_ids) >= max_tokens:  # stopped half way, with no budget to go on
+                turn = replace(turn, finish_reason=FinishReason.LENGTH)
                 break
         assert turn is not None
         return turn, text
@@ -67,7 +70,6 @@ class Agent:
             stop_token_ids=(*self.sampling.stop_token_ids, *renderer.stop_token_ids),
         )
 
-    def _goes_on(self, env: ChatEnv, part: Completion, text: str, left: int) -> bool:
-        if part.finish_reason is not FinishReason.STOP_STRING or left < 1:
-            return False
-        return env.protocol is not None and env.protocol.turn_is_open(text)
+
+def _is_open(env: ChatEnv, text: str) -> bool:
+    return env.protocol is not None and env.protocol.turn_is_open(text)

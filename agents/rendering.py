@@ -8,7 +8,8 @@ output, user text) can never turn into control tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..envs.protocols import Protocol
@@ -67,7 +68,7 @@ class Renderer:
         messages = list(messages)
         if self._instructions:
             messages = _with_system(messages, self._instructions)
-        return self._render(messages, lambda text: text)
+        return self._render(messages)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of sampled ids, control tokens left out."""
@@ -93,29 +94,34 @@ class Renderer:
         return self._render(
             [Message("user", ""), Message("assistant", ""), *messages],
             lambda full: self._after_assistant(full, sampled[-1] if ended else None),
-            opened=2,
+            dummies=2,
         )
 
     # Inside.
 
-    def _render(self, messages: list[Message], cut: Any, opened: int = 0) -> list[int]:
-        """Render with slots for contents; encode template and contents apart if a content
-        holds the text of a control token, together (as everybody does) if none does."""
+    def _render(
+        self, messages: list[Message], cut: Callable[[str], str] = str, dummies: int = 0
+    ) -> list[int]:
+        """Ids of a rendered conversation, or of the part of its text that `cut` keeps.
+
+        Where a content holds the text of a control token, it is encoded apart from the
+        template, as plain text; else all is encoded in one go, as everybody does.
+        """
         contents = [m.content for m in messages]
+        hostile = any(control in c for c in contents for control in self._controls)
+        slots = len(messages) if hostile else dummies
         slotted = [
-            Message(m.role, _SLOT.format(i), m.tool_calls, m.tool_call_id, m.name)
-            for i, m in enumerate(messages)
+            replace(m, content=_SLOT.format(i)) if i < slots else m for i, m in enumerate(messages)
         ]
         text = cut(self._template(slotted, add_generation_prompt=True))
-        if set(map(int, _SLOTS.findall(text))) != set(range(opened, len(messages))):
-            raise RenderingError("the chat template drops or repeats message contents")
-        if not any(control in c for c in contents for control in self._controls):
-            return self._encode(_SLOTS.sub(lambda m: contents[int(m.group(1))], text))
-        pieces = _SLOTS.split(text)
+        found = _SLOTS.findall(text)
+        if found != [str(i) for i in range(dummies, slots)]:
+            raise RenderingError("the chat template drops, repeats or reorders messages")
+        pieces = _SLOTS.split(text)  # template, slot, template, slot, ..., template
         ids: list[int] = []
-        for index, piece in enumerate(pieces):
-            inert = index % 2 == 1
-            ids += self._encode_inert(contents[int(piece)]) if inert else self._encode(piece)
+        for template, slot in zip(pieces[::2], [*pieces[1::2], None], strict=True):
+            ids += self._encode(template)
+            ids += self._encode_inert(contents[int(slot)]) if slot is not None else []
         return ids
 
     def _after_assistant(self, full: str, last_id: int | None) -> str:
