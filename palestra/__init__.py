@@ -1,26 +1,19 @@
-"""Palestra: a gym for language-model agents."""
+"""Palestra: a gym for language-model agents. Importing it registers its environments."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .envs.registration import make, register
-
-    __version__: str
+from .envs.registration import make, register
 
 __all__ = ["__version__", "make", "register"]
 
-# Resolved on first use, so that `import palestra` and `palestra --help` stay instant.
-_LAZY = {"make": ".envs.registration", "register": ".envs.registration"}
+__version__: str
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
+    if name == "__version__":  # reading the metadata costs more than most programs need
         return _version()
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "transformers", "sympy", "tyro", "datasets", "numpy", "gymnasium", "pydantic"}
+HEAVY = {"torch", "transformers", "sympy", "tyro", "datasets", "pydantic", "rich"}
 
 # Runs `code`, then prints the processor time of the whole process and its top-level modules.
 PROBE = """
@@ -47,3 +47,8 @@ def test_import_palestra_takes_under_300_ms_of_processor_time() -> None:
 def test_what_lies_below_the_trainers_starts_without_torch(package: str) -> None:
     _, modules = probe(f"import {package}")
     assert not modules & {"torch", "transformers", "sympy", "datasets"}
+
+
+def test_importing_palestra_registers_its_environments_with_gymnasium() -> None:
+    code = "import palestra, gymnasium; assert 'palestra/MathCode-v0' in gymnasium.registry"
+    probe(code)
