@@ -1,0 +1,30 @@
+"""Running model-written Python under limits: `Sandbox` opens sessions, `Session` runs code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .base import Sandbox, Session
+from .types import Execution, Limits, SandboxError, Status
+
+if TYPE_CHECKING:
+    from .local import LocalSandbox, shared_sandbox
+
+__all__ = [
+    "Execution",
+    "Limits",
+    "LocalSandbox",
+    "Sandbox",
+    "SandboxError",
+    "Session",
+    "Status",
+    "shared_sandbox",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("LocalSandbox", "shared_sandbox"):
+        from . import local
+
+        return getattr(local, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,151 @@
+"""The runner: what a session's process does after it has been locked in.
+
+It reads cells from descriptor 3, runs them in one namespace, and answers with JSON. It shares
+its process with the code it runs, so nothing it says is believed further than "an exception
+was raised"; everything that matters is decided outside. Names it needs later are bound at
+import, which keeps it working when a cell replaces builtins or modules by mistake.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import linecache
+import os
+import sys
+import time
+import traceback
+import types
+from typing import Any, NoReturn
+
+from . import wire
+
+CONTROL = 3  # the session's socket
+EXIT_SETUP, EXIT_PROTOCOL = 70, 71
+MAX_TRACEBACK = 32 << 10
+
+_read, _write, _exit = os.read, os.write, os._exit
+_compile, _parse, _eval, _repr = compile, ast.parse, eval, repr
+_Expression, _Expr = ast.Expression, ast.Expr
+_TracebackException = traceback.TracebackException
+_cpu = time.process_time
+_streams: list[io.TextIOWrapper] = []
+
+
+def prepare_streams() -> None:
+    """Make `sys.stdout` and `sys.stderr` plain, line-buffered and impossible to fail on text.
+
+    Done once in the server: descriptors 1 and 2 are put in place after each fork.
+    """
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8")
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        raw = io.FileIO(descriptor, "w", closefd=False)
+        stream = io.TextIOWrapper(
+            io.BufferedWriter(raw), "utf-8", errors="backslashreplace", line_buffering=True
+        )
+        stream.mode = "w"  # type: ignore[misc]
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+        _streams.append(stream)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr, *_streams):
+        try:
+            stream.flush()
+        except BaseException:  # noqa: BLE001, S110 - whatever a cell put in its place
+            pass
+
+
+def _say(text: str) -> None:
+    data = text.encode("utf-8", "backslashreplace")
+    while data:
+        data = data[_write(2, data) :]
+
+
+def _cut(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n... [{len(text) - 2 * half} characters cut] ...\n{text[-half:]}"
+
+
+def _describe(error: BaseException) -> str:
+    """The traceback as the user's own program would show it: without the runner's frames."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals is globals():
+        trace = trace.tb_next
+    try:
+        lines = _TracebackException(type(error), error, trace, compact=True).format()
+        return _cut("".join(lines), MAX_TRACEBACK)
+    except BaseException as second:  # noqa: BLE001 - an exception whose str() raises
+        return f"{type(error).__name__} (its traceback failed with {type(second).__name__})\n"
+
+
+def _execute(source: str, name: str, namespace: dict[str, Any]) -> Any:
+    """Run a cell; the value of its last statement if that is an expression."""
+    tree = _parse(source, name)
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], _Expr) else None
+    if tree.body:
+        _eval(_compile(tree, name, "exec"), namespace)
+    if last is None:
+        return None
+    return _eval(_compile(_Expression(last.value), name, "eval"), namespace)
+
+
+def _run(cell: int, source: str, namespace: dict[str, Any], cut: int) -> dict[str, Any]:
+    name = f"<cell {cell}>"
+    linecache.cache[name] = (len(source), None, [f"{line}\n" for line in source.splitlines()], name)
+    answer: dict[str, Any] = {"id": cell, "value": None, "error": None}
+    try:
+        value = _execute(source, name, namespace)
+        if value is not None:
+            answer["value"] = _cut(_repr(value), cut)
+    except SystemExit as error:
+        if error.code not in (None, 0):
+            answer["error"] = "SystemExit"
+            _flush()
+            _say(_describe(error))
+    except BaseException as error:  # noqa: BLE001 - this is the boundary
+        answer["error"] = "MemoryError" if isinstance(error, MemoryError) else "Exception"
+        _flush()
+        _say(_describe(error))
+    _flush()
+    answer["cpu"] = _cpu()
+    return answer
+
+
+def _fresh_namespace() -> dict[str, Any]:
+    module = types.ModuleType("__main__")
+    module.__builtins__ = sys.modules["builtins"]  # type: ignore[attr-defined]
+    sys.modules["__main__"] = module
+    return module.__dict__
+
+
+def seed_everything(seed: int) -> None:
+    """Seed `random` and, when it is loaded, numpy's global generator."""
+    if "random" in sys.modules:
+        sys.modules["random"].seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % (1 << 32))
+
+
+def serve(output_bytes: int) -> NoReturn:
+    """Answer calls until the host hangs up. Anything unexpected ends the process."""
+    namespace = _fresh_namespace()
+    assembler = wire.Assembler()
+    try:
+        _write(CONTROL, wire.READY)
+        while True:
+            packet = _read(CONTROL, wire.CHUNK + 1)
+            if not packet:
+                _exit(0)
+            message = assembler.feed(packet)
+            if message is None:
+                continue
+            answer = _run(message["id"], message["code"], namespace, output_bytes)
+            for piece in wire.packets(answer):
+                _write(CONTROL, piece)
+    except BaseException:  # noqa: BLE001 - a cell broke the runner
+        pass
+    _exit(EXIT_PROTOCOL)

@@ -1,0 +1,196 @@
+"""`LocalSandbox`: starts the fork server and opens sessions in it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+from ..base import Sandbox, Session
+from ..types import Limits, SandboxError
+from .gate import Gate
+from .process import START_S, Process
+from .session import LocalSession
+from .waiting import adrive, drive
+
+PRELOAD = (
+    *("math", "cmath", "fractions", "decimal", "itertools", "functools", "collections", "re"),
+    *("statistics", "random", "numpy", "sympy"),
+)
+# Only names of this folder are importable in the server, as a package with another name.
+_BOOT = """
+import sys, types
+package = types.ModuleType("palestra_sandbox")
+package.__path__ = [sys.argv[1]]
+sys.modules["palestra_sandbox"] = package
+from palestra_sandbox.server import main
+main(sys.argv[2])
+"""
+_ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",
+    **{f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")},
+}
+
+
+class _Server:
+    """A running fork server: its process and the socket that commands go to."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.owner = os.getpid()
+        self.control, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control.setblocking(False)
+        text = json.dumps({**config, "control": far.fileno(), "host": self.owner})
+        flags = ("-s", "-S", "-P", "-B", "-X", "utf8")
+        with far:
+            self.popen = subprocess.Popen(
+                [sys.executable, *flags, "-c", _BOOT, str(Path(__file__).parent), text],
+                env=_ENVIRONMENT,
+                pass_fds=[far.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,
+            )
+        self._lock = threading.Lock()
+        self._hello: dict[str, Any] = {}
+        self._finalizer = weakref.finalize(self, _end, self.popen, self.control, self.owner)
+
+    def hello(self, wait_s: float) -> dict[str, Any]:
+        """The server's report on itself, empty if it has not come within `wait_s` seconds."""
+        with self._lock:
+            if not self._hello:
+                poller = select.poll()
+                poller.register(self.control, select.POLLIN)
+                poller.poll(wait_s * 1000)
+                with contextlib.suppress(OSError, ValueError):
+                    self._hello = json.loads(self.control.recv(1 << 16))
+            return self._hello
+
+    def alive(self) -> bool:
+        """Whether it still runs, as far as can be seen without waiting."""
+        return self.popen.poll() is None
+
+    def close(self) -> None:
+        """Kill it, and every session with it."""
+        self._finalizer()
+
+
+def _end(popen: subprocess.Popen[bytes], control: socket.socket, owner: int) -> None:
+    control.close()
+    if owner == os.getpid():
+        popen.kill()
+        popen.wait()
+
+
+class LocalSandbox(Sandbox):
+    """Sandboxes Python in processes forked from one warm server on this machine.
+
+    Args:
+        preload: modules imported before any session is made; those not installed are skipped.
+        limits: what a session gets when `open` is given no limits.
+        require: layers that must be there, any of `LAYERS`; SandboxError where one is missing.
+        max_running: programs running at once; further calls queue before their clock starts.
+            Twice the number of usable cores by default.
+    """
+
+    def __init__(
+        self,
+        preload: tuple[str, ...] = PRELOAD,
+        *,
+        limits: Limits | None = None,
+        require: tuple[str, ...] = (),
+        max_running: int | None = None,
+    ) -> None:
+        self._arguments = (tuple(preload), limits or Limits(), tuple(require), max_running)
+        self._preload, self._limits, self._require, _ = self._arguments
+        self.gate = Gate(max_running or 2 * len(os.sched_getaffinity(0)))
+        self._lock = threading.Lock()
+        self._server: _Server | None = None
+        self._sids = itertools.count(1)
+        self._closed = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, self._arguments
+
+    async def aopen(self, limits: Limits | None = None, *, seed: int = 0) -> Session:
+        return await adrive(LocalSession(self, limits or self._limits, seed).start())
+
+    def open(self, limits: Limits | None = None, *, seed: int = 0) -> Session:
+        return drive(LocalSession(self, limits or self._limits, seed).start())
+
+    def close(self) -> None:
+        self._closed = True
+        with self._lock:
+            server, self._server = self._server, None
+        if server is not None:
+            server.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_server"):
+            self.close()
+
+    @property
+    def server_pid(self) -> int:
+        """Process id of the fork server, started if need be. Killing it ends every session."""
+        return self._running().popen.pid
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Layers of isolation that this machine does not give, empty at full strength."""
+        report = self._running().hello(START_S)
+        if "ready" not in report:
+            raise SandboxError(f"the fork server did not start: {report.get('error', 'no answer')}")
+        return tuple(report["missing"])
+
+    def _running(self) -> _Server:
+        with self._lock:
+            if self._closed:
+                raise SandboxError("the sandbox was closed")
+            server = self._server
+            if server is None or server.owner != os.getpid() or not server.alive():
+                config = {"preload": self._preload, "require": self._require, "site": sys.path}
+                server = self._server = _Server(config)
+            return server
+
+    def new_process(self, limits: Limits) -> Process:
+        """The host's end of a process that the server has yet to make."""
+        return Process(next(self._sids), limits, self._running().control)
+
+    def explain(self, error: BaseException) -> BaseException:
+        """`error`, with the server's own account where it failed to start."""
+        server = self._server
+        if isinstance(error, SandboxError) and server is not None:
+            report = server.hello(0)
+            if "error" in report:
+                return SandboxError(f"the fork server did not start: {report['error']}")
+        return error
+
+
+def _rebuild(
+    preload: tuple[str, ...], limits: Limits, require: tuple[str, ...], max_running: int | None
+) -> LocalSandbox:
+    return LocalSandbox(preload, limits=limits, require=require, max_running=max_running)
+
+
+_shared: weakref.ref[LocalSandbox] | None = None
+_shared_lock = threading.Lock()
+
+
+def shared_sandbox() -> LocalSandbox:
+    """The process-wide default sandbox, kept while anybody holds it."""
+    global _shared
+    with _shared_lock:
+        sandbox = _shared() if _shared is not None else None
+        if sandbox is None or sandbox._closed:
+            sandbox = LocalSandbox()
+            _shared = weakref.ref(sandbox)
+        return sandbox

@@ -1,0 +1,94 @@
+"""System calls that Python does not wrap, through ctypes. x86-64 and aarch64 Linux."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import time
+from typing import Any
+
+libc = ctypes.CDLL(None, use_errno=True)
+syscall = libc.syscall
+syscall.restype = ctypes.c_long
+
+_X86 = platform.machine() == "x86_64"
+SYS_PIVOT_ROOT = 155 if _X86 else 41
+SYS_CAPSET = 126 if _X86 else 91
+SYS_CLOSE_RANGE = 436
+
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_CHILD_SUBREAPER = 1, 4, 38, 36
+CAP_SYS_ADMIN = 21
+
+
+def check(result: int, what: str) -> int:
+    """`result`, or OSError with the thread's errno when it is negative."""
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def prctl(option: int, value: int = 0) -> int:
+    """prctl(2) with one argument; raises OSError."""
+    zero = ctypes.c_ulong(0)
+    return check(libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero), f"prctl({option})")
+
+
+def unshare(flags: int) -> None:
+    """unshare(2); raises OSError."""
+    check(libc.unshare(flags), f"unshare({flags:#x})")
+
+
+def setns(descriptor: int, kind: int) -> None:
+    """setns(2); raises OSError."""
+    check(libc.setns(descriptor, kind), f"setns({kind:#x})")
+
+
+def mount(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:
+    """mount(2); raises OSError."""
+    data: Any = options.encode() if options else None
+    code = libc.mount(
+        source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), data
+    )
+    check(code, f"mount {kind or 'bind'} {source} on {target}")
+
+
+def umount(target: str) -> None:
+    """Detach a mount (MNT_DETACH); raises OSError."""
+    check(libc.umount2(target.encode(), 2), f"umount {target}")
+
+
+def pivot_root(new: str, old: str) -> None:
+    """pivot_root(2); raises OSError."""
+    check(syscall(SYS_PIVOT_ROOT, new.encode(), old.encode()), "pivot_root")
+
+
+class _CapHeader(ctypes.Structure):
+    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
+
+
+class _CapData(ctypes.Structure):
+    _fields_ = [(f, ctypes.c_uint32) for f in ("effective", "permitted", "inheritable")]
+
+
+def set_capabilities(*, effective: int, permitted: int) -> None:
+    """Replace this thread's capability sets by two 64-bit masks; raises OSError."""
+    halves = [((effective >> s) & 0xFFFFFFFF, (permitted >> s) & 0xFFFFFFFF, 0) for s in (0, 32)]
+    header = _CapHeader(0x20080522, 0)
+    data = (_CapData * 2)(*(_CapData(*half) for half in halves))
+    check(syscall(SYS_CAPSET, ctypes.byref(header), data), "capset")
+
+
+def close_from(first: int) -> None:
+    """Close every descriptor from `first` up."""
+    if syscall(SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(0xFFFFFFFF), 0) < 0:
+        os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time a process has used so far, read from its kernel clock; raises OSError."""
+    return time.clock_gettime((~pid << 3) | 2)

@@ -1,0 +1,226 @@
+"""The host's end of one session process: sockets in, `Reply` out. Nothing it reads is trusted."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..types import Limits, SandboxError
+from . import wire
+from .waiting import Conversation, Wait
+
+START_S = 120.0  # a first session may have to wait for the server's imports
+KILL_S = 15.0  # a SIGKILL takes milliseconds; after this the sandbox counts as lost
+CPU_SLACK = 0.5  # seconds of CPU after which the limit is renewed with the server
+
+
+@dataclass(slots=True)
+class Reply:
+    """What came back from one exchange.
+
+    `answer` is the runner's frame, `exit` the server's last word on a dead process,
+    `killed` why the host killed it. `out` and `err` are raw output.
+    """
+
+    out: bytearray = field(default_factory=bytearray)
+    err: bytearray = field(default_factory=bytearray)
+    answer: dict[str, Any] | None = None
+    exit: dict[str, Any] | None = None
+    killed: str = ""
+    seconds: float = 0.0
+
+
+class Process:
+    """One live interpreter. Made by `launch`; used by one call at a time."""
+
+    def __init__(self, sid: int, limits: Limits, control: socket.socket) -> None:
+        self.sid = sid
+        self.limits = limits
+        self.owner = os.getpid()
+        self.cpu_used = 0.0
+        self.cpu_limit = 0.0
+        self.calls = 0
+        self.ready = False
+        self.gone = False
+        self._server = control
+        self._assembler = wire.Assembler()
+        self._remote: list[socket.socket] = []
+        kinds = (socket.SOCK_SEQPACKET, socket.SOCK_STREAM, socket.SOCK_STREAM)
+        pairs = []
+        try:
+            for kind in kinds:
+                pairs.append(socket.socketpair(socket.AF_UNIX, kind))
+        except OSError as error:
+            raise SandboxError(f"no sockets for a session: {error} (see `ulimit -n`)") from error
+        finally:
+            self._ends = [own for own, _ in pairs]
+            self._remote = [remote for _, remote in pairs]
+        for end in self._ends:
+            end.setblocking(False)
+
+    def command(self, message: dict[str, Any], *, handles: bool = False) -> Conversation[None]:
+        """Send a command to the fork server, with the session's far ends if `handles`."""
+        descriptors = [end.fileno() for end in self._remote] if handles else []
+        data = json.dumps(message).encode()
+        while True:
+            try:
+                socket.send_fds(self._server, [data], descriptors)
+                break
+            except OSError as error:
+                # A full queue, or too many descriptors in flight: the server is catching up.
+                if error.errno not in (errno.EAGAIN, errno.ETOOMANYREFS):
+                    raise SandboxError(f"the fork server is gone: {error}") from error
+            yield Wait((), time.monotonic() + 0.005)
+        if handles:
+            for end in self._remote:
+                end.close()
+
+    def launch(self, op: dict[str, Any], seed: int) -> Conversation[None]:
+        """Have the server make the process, and wait until it is ready."""
+        self.cpu_limit = self.limits.cpu_s + self._slack()
+        limits = asdict(self.limits) | {"cpu_s": self.cpu_limit}
+        message = {**op, "sid": self.sid, "limits": limits, "seed": seed}
+        yield from self.command(message, handles=True)
+        yield from self.await_ready()
+
+    def await_ready(self) -> Conversation[None]:
+        """Wait for the process' first word; SandboxError if it does not come."""
+        reply = Reply()
+        until = time.monotonic() + START_S
+        while not self.ready:
+            self._receive(reply)
+            if self.gone or time.monotonic() > until:
+                self._drain(reply)
+                why = reply.exit or "the fork server is gone"
+                text = reply.err.decode(errors="replace")
+                raise SandboxError(f"a session could not be set up: {why} {text}".strip())
+            if not self.ready:
+                yield Wait([self._ends[0].fileno()], until)
+
+    def renew_cpu(self) -> Conversation[None]:
+        """Make sure that the next call has its CPU seconds, and not many more."""
+        if self.cpu_limit - self.cpu_used < self.limits.cpu_s:
+            self.cpu_limit = self.cpu_used + self.limits.cpu_s + self._slack()
+            message = {"op": "cpu", "sid": self.sid, "limit": self.cpu_limit}
+            yield from self.command(message)
+
+    def _slack(self) -> float:
+        return min(CPU_SLACK, self.limits.cpu_s / 4)
+
+    def exchange(self, packets: Iterable[bytes], expect: int, wall_s: float) -> Conversation[Reply]:
+        """Send one frame and gather what comes until its answer or the end of the process.
+
+        Raises:
+            SandboxError: the process ended and nobody could say how.
+        """
+        reply, queue = Reply(), deque(packets)
+        start = time.monotonic()
+        until = start + wall_s
+        descriptors = [end.fileno() for end in self._ends]
+        while True:
+            self._transmit(queue)
+            self._drain(reply)
+            self._receive(reply)
+            now = time.monotonic()
+            if reply.answer is not None and reply.answer.get("id") != expect:
+                self._kill(reply, "protocol")
+                reply.answer = None
+            if self.gone or (reply.answer is not None and not reply.killed):
+                break
+            if not reply.killed and len(reply.out) + len(reply.err) > self._output_kill():
+                self._kill(reply, "output")
+                until = now + KILL_S
+            elif now >= until:
+                if reply.killed:
+                    raise SandboxError("the fork server does not answer")
+                self._kill(reply, "timeout")
+                until = now + KILL_S
+            yield Wait(descriptors, until, descriptors[:1] if queue else ())
+        self._drain(reply)
+        reply.seconds = time.monotonic() - start
+        if self.gone and reply.exit is None:
+            raise SandboxError("the fork server died during a call")
+        return reply
+
+    def _output_kill(self) -> int:
+        return self.limits.output_kill_bytes
+
+    def _transmit(self, queue: deque[bytes]) -> None:
+        while queue:
+            try:
+                self._ends[0].send(queue[0], socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                return
+            except OSError:  # it died; the end will be read as such
+                queue.clear()
+                return
+            queue.popleft()
+
+    def _drain(self, reply: Reply) -> None:
+        for end, kept in ((self._ends[1], reply.out), (self._ends[2], reply.err)):
+            # After the kill threshold the rest is read and dropped, so that nothing blocks.
+            while True:
+                try:
+                    data = end.recv(1 << 18)
+                except OSError:
+                    break
+                if not data:
+                    break
+                if len(kept) <= self._output_kill():
+                    kept += data
+                elif not reply.killed:
+                    break
+
+    def _receive(self, reply: Reply) -> None:
+        while not self.gone:
+            try:
+                packet = self._ends[0].recv(wire.CHUNK + 1)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet = b""
+            if not packet and self._hung_up():
+                self.gone = True
+            elif packet[:1] == wire.EXIT:
+                # Anyone could write this; only the last one before the end is the server's.
+                reply.exit = _parsed(packet[1:])
+            elif packet[:1] == wire.READY:
+                self.ready = True
+            elif not reply.killed:
+                try:
+                    reply.answer = self._assembler.feed(packet) or reply.answer
+                except wire.ProtocolError:
+                    self._kill(reply, "protocol")
+
+    def _hung_up(self) -> bool:
+        poller = select.poll()
+        poller.register(self._ends[0], 0)
+        return bool(poller.poll(0))
+
+    def _kill(self, reply: Reply, why: str) -> None:
+        """Half-close: the server sees it, kills the process and reports on the other half."""
+        reply.killed = reply.killed or why
+        try:
+            self._ends[0].shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        """Hang up; the server kills the process. Idempotent."""
+        for end in (*self._ends, *self._remote):
+            end.close()
+
+
+def _parsed(data: bytes) -> dict[str, Any] | None:
+    try:
+        return wire.parse(data)
+    except wire.ProtocolError:
+        return None

@@ -1,0 +1,252 @@
+"""The warm fork server: preloads once, then makes every session by a fork.
+
+Started by exec in an empty environment, it holds nothing but the interpreter, the preloaded
+libraries and this code; whatever it knows, sessions can read. Two processes: the launcher
+makes the namespaces and watches the host, the server proper (pid 1 of its own process
+namespace) forks sessions, watches their CPU clocks and reports how each one ended. When
+either dies, the kernel ends every session.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from . import child, isolation, kernel, wire
+
+REHEARSAL = {
+    "numpy": "import numpy; numpy.linalg.det(numpy.eye(3) + 1); numpy.random.rand(3).mean()",
+    "sympy": (
+        "import sympy; x = sympy.Symbol('x'); sympy.factor(x**4 - 1); sympy.sympify('x**2 + 1')\n"
+        "sympy.integrate(sympy.exp(-x) * x, (x, 0, sympy.oo)); sympy.solve(x**2 - x - 1, x)\n"
+        "sympy.simplify(sympy.sin(x)**2 + sympy.cos(x)**2); str(sympy.Rational(1, 3) + x)"
+    ),
+}
+
+
+@dataclass
+class Live:
+    """One session as the server sees it."""
+
+    sid: int
+    pid: int
+    socket: socket.socket  # the session's own end: writes reach the host
+    cpu_limit: float  # absolute, in seconds of the process' CPU clock
+    tasks: int
+    reason: str = ""
+
+
+class Server:
+    """One epoll loop over the control socket, hang-ups, deaths and CPU clocks."""
+
+    def __init__(self, control: socket.socket, config: dict[str, Any]) -> None:
+        self._control = control
+        control.setblocking(False)
+        self._config = config
+        self._by_pid: dict[int, Live] = {}
+        self._by_fd: dict[int, Live] = {}
+        self._farewells: dict[int, tuple[socket.socket, bytes]] = {}
+        self._epoll = select.epoll()
+        self._wakeup, deaths = socket.socketpair()
+        for end in (self._wakeup, deaths):
+            end.setblocking(False)
+        self._deaths = deaths
+        signal.set_wakeup_fd(deaths.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._epoll.register(control, select.EPOLLIN)
+        self._epoll.register(self._wakeup, select.EPOLLIN)
+
+    def run(self) -> None:
+        """Serve until the host hangs up."""
+        while True:
+            try:
+                events = self._epoll.poll(self._check_cpu())
+            except InterruptedError:
+                continue
+            if not self._commands():
+                return
+            for descriptor, _ in events:
+                if descriptor == self._wakeup.fileno():
+                    self._wakeup.recv(4096)
+                elif descriptor in self._by_fd:
+                    self._kill(self._by_fd[descriptor], "host")
+                elif descriptor in self._farewells:
+                    self._farewell(*self._farewells.pop(descriptor))
+            self._reap()
+
+    def _commands(self) -> bool:
+        """Read every waiting command; False when the host has gone."""
+        while True:
+            try:
+                data, handles, _, _ = socket.recv_fds(self._control, wire.CHUNK, 8)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            message = wire.parse(data)
+            if message["op"] == "open":
+                self._open(message, handles)
+            elif message["op"] == "cpu":
+                for live in self._by_pid.values():
+                    if live.sid == message["sid"]:
+                        live.cpu_limit = message["limit"]
+
+    def _open(self, message: dict[str, Any], handles: list[int]) -> None:
+        session = socket.socket(fileno=handles[0])
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._farewell(session, _exit_frame(error=f"fork: {error}"))
+            for handle in handles[1:]:
+                os.close(handle)
+            return
+        if pid == 0:
+            self._become_session(message, handles)
+        for handle in handles[1:]:
+            os.close(handle)
+        limits = message["limits"]
+        live = Live(message["sid"], pid, session, limits["cpu_s"], limits["tasks"])
+        self._by_pid[pid] = self._by_fd[session.fileno()] = live
+        self._epoll.register(session, select.EPOLLRDHUP | select.EPOLLHUP)
+
+    def _become_session(self, message: dict[str, Any], handles: list[int]) -> NoReturn:
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+            null = os.open("/dev/null", os.O_RDONLY)
+            # Move everything out of the way of 0..3 before putting it there.
+            high = [os.dup2(fd, 200 + i) for i, fd in enumerate((null, *handles[1:], handles[0]))]
+            for target, source in enumerate(high):
+                os.dup2(source, target)
+            kernel.close_from(4)
+            limits = message["limits"]
+            isolation.confine(limits, self._config)
+            child.seed_everything(message["seed"])
+            gc.enable()
+        except BaseException:  # noqa: BLE001 - reported through the exit code and stderr
+            os.write(2, traceback.format_exc().encode())
+            os._exit(child.EXIT_SETUP)
+        child.serve(limits["output_bytes"])
+
+    def _kill(self, live: Live, reason: str) -> None:
+        live.reason = live.reason or reason
+        self._unwatch(live.socket)
+        os.kill(live.pid, signal.SIGKILL)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            live = self._by_pid.pop(pid, None)
+            if live is None:
+                continue
+            del self._by_fd[live.socket.fileno()]
+            self._farewell(
+                live.socket,
+                _exit_frame(
+                    status=os.waitstatus_to_exitcode(status),
+                    reason=live.reason,
+                    cpu=usage.ru_utime + usage.ru_stime,
+                    rss=usage.ru_maxrss << 10,
+                ),
+            )
+
+    def _farewell(self, end: socket.socket, frame: bytes) -> None:
+        """Tell the host how the session ended; last word on that socket, then close it.
+
+        The process is dead, so nothing it wrote can come after this frame.
+        """
+        self._unwatch(end)
+        try:
+            end.send(frame, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except BlockingIOError:  # the dead session filled the queue; wait until it is read
+            self._farewells[end.fileno()] = (end, frame)
+            self._epoll.register(end, select.EPOLLOUT)
+            return
+        except OSError:
+            pass
+        end.close()
+
+    def _unwatch(self, end: socket.socket) -> None:
+        try:
+            self._epoll.unregister(end)
+        except FileNotFoundError:
+            pass
+
+    def _check_cpu(self) -> float | None:
+        """Kill who is over; the time in which nobody else can get there."""
+        soonest = float("inf")
+        for live in self._by_pid.values():
+            if live.reason:
+                continue
+            try:
+                left = live.cpu_limit - kernel.cpu_seconds(live.pid)
+            except OSError:
+                continue
+            if left <= 0:
+                self._kill(live, "cpu")
+            else:
+                soonest = min(soonest, left / min(live.tasks, os.cpu_count() or 1))
+        return None if soonest == float("inf") else max(0.02, soonest)
+
+
+def _exit_frame(**fields: Any) -> bytes:
+    return wire.EXIT + json.dumps(fields).encode()
+
+
+def _preload(names: list[str]) -> list[str]:
+    """Import and rehearse; the names that are not installed."""
+    absent = []
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            absent.append(name)
+            continue
+        # Running a typical snippet once fills lazily made tables; clearing sympy's cache
+        # afterwards keeps the tables and forgets the answers.
+        exec(REHEARSAL.get(name, ""), {})
+    if "sympy" in sys.modules:
+        sys.modules["sympy"].core.cache.clear_cache()
+    return absent
+
+
+def _virtual_bytes() -> int:
+    with open("/proc/self/statm") as file:  # noqa: PTH123
+        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main(text: str) -> NoReturn:
+    """Entry point of the exec'd process; `text` is the JSON configuration."""
+    config = json.loads(text)
+    control = socket.socket(fileno=config["control"])
+    try:
+        report = isolation.enter(config)
+        os.environ.clear()
+        sys.path += config["site"]
+        child.prepare_streams()
+        report["absent"] = _preload(config["preload"])
+        config["baseline"] = _virtual_bytes()
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        control.send(json.dumps({"ready": True, **report}).encode())
+        Server(control, config).run()
+    except BaseException:  # noqa: BLE001 - the host raises it as SandboxError
+        control.send(json.dumps({"error": traceback.format_exc()[-8000:]}).encode())
+    os._exit(0)

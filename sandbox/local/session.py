@@ -1,0 +1,180 @@
+"""`LocalSession`: a `Session` whose interpreter is a forked, locked-in process."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from ..base import Session
+from ..types import Execution, Limits, SandboxError, Status
+from . import wire
+from .process import Process, Reply
+from .waiting import Conversation, adrive, drive
+
+if TYPE_CHECKING:
+    from .client import LocalSandbox
+
+
+class LocalSession(Session):
+    """Made by `LocalSandbox.open` and `fork`. One call at a time."""
+
+    def __init__(
+        self, sandbox: LocalSandbox, limits: Limits, seed: int, process: Process | None = None
+    ) -> None:
+        self._sandbox = sandbox
+        self._limits = limits
+        self._seed = seed
+        self._process = process
+        self._lost = ""
+        self._ended = ""
+        self._busy = False
+
+    async def arun(self, code: str, *, wall_s: float | None = None) -> Execution:
+        gate = self._sandbox.gate
+        await gate.aacquire()
+        try:
+            return await adrive(self._call(code, wall_s))
+        finally:
+            gate.release()
+
+    def run(self, code: str, *, wall_s: float | None = None) -> Execution:
+        gate = self._sandbox.gate
+        gate.acquire()
+        try:
+            return drive(self._call(code, wall_s))
+        finally:
+            gate.release()
+
+    def start(self) -> Conversation[LocalSession]:
+        """Have the first interpreter made; the session itself."""
+        yield from self._fresh()
+        return self
+
+    async def afork(self) -> Session:
+        raise SandboxError("not yet")
+
+    def fork(self) -> Session:
+        raise SandboxError("not yet")
+
+    def close(self) -> None:
+        self._lost = self._lost or "the session was closed"
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+    def __del__(self) -> None:
+        if hasattr(self, "_process"):
+            self.close()
+
+    def _fresh(self) -> Conversation[Process]:
+        process = self._sandbox.new_process(self._limits)
+        try:
+            yield from process.launch({"op": "open"}, self._seed)
+        except BaseException as error:
+            process.close()
+            raise self._sandbox.explain(error) from error.__cause__
+        self._process = process
+        return process
+
+    def _usable(self) -> None:
+        if self._lost:
+            raise SandboxError(self._lost)
+        if self._busy:
+            raise RuntimeError("the session is running another call; open or fork one for each")
+        if self._process is not None and self._process.owner != os.getpid():
+            raise SandboxError("the session belongs to the process that this one was forked from")
+
+    def _call(self, code: str, wall_s: float | None) -> Conversation[Execution]:
+        self._usable()
+        self._busy = True
+        process, notice = self._process, ""
+        try:
+            if process is None:
+                process = yield from self._fresh()
+                notice = f"[sandbox] a fresh interpreter: the last one {self._ended}\n"
+            yield from process.renew_cpu()
+            process.calls += 1
+            request = wire.packets({"id": process.calls, "code": code})
+            wall = self._limits.wall_s if wall_s is None else wall_s
+            reply = yield from process.exchange(request, process.calls, wall)
+        except BaseException as error:
+            self._abandon(error)
+            raise self._sandbox.explain(error) from error.__cause__
+        finally:
+            self._busy = False
+        return self._judge(process, reply, notice)
+
+    def _abandon(self, error: BaseException) -> None:
+        """A call that did not come back leaves an interpreter in an unknown state."""
+        self._ended = "was in a call that was interrupted"
+        if isinstance(error, SandboxError):
+            self._lost = self._lost or f"the sandbox was lost: {error}"
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+    def _judge(self, process: Process, reply: Reply, notice: str) -> Execution:
+        """The verdict, from how the process ended as seen by host and server."""
+        answer = reply.answer or {}
+        used = _number(answer.get("cpu"))
+        if process.gone or reply.killed:
+            status, why = _ending(reply, process.limits)
+            self._ended = why
+            notice += f"[sandbox] the interpreter {why}\n"
+            used = max(used, _number((reply.exit or {}).get("cpu")))
+            process.close()
+            self._process = None
+        else:
+            failed = answer.get("error")
+            status = Status.ERROR if failed else Status.OK
+            status = Status.MEMORY if failed == "MemoryError" else status
+        cpu, process.cpu_used = max(0.0, used - process.cpu_used), used
+        limit = process.limits.output_bytes
+        half = limit // 2
+        out, cut_out = _keep(reply.out, max(half, limit - len(reply.err)))
+        err, cut_err = _keep(reply.err, max(half, limit - len(reply.out)))
+        value = answer.get("value")
+        return Execution(
+            stdout=out,
+            stderr=err + notice if not err or err.endswith("\n") else f"{err}\n{notice}".rstrip(),
+            value=value[: 2 * limit] if isinstance(value, str) else None,
+            status=status,
+            duration_s=reply.seconds,
+            cpu_s=cpu,
+            truncated=cut_out or cut_err,
+        )
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) and 0 <= value < 1e9 else 0.0
+
+
+def _keep(data: bytearray, limit: int) -> tuple[str, bool]:
+    """Head and tail of raw output as text, and whether anything was cut."""
+    if len(data) <= limit:
+        return data.decode("utf-8", "replace"), False
+    head, tail = data[: limit // 2], data[-(limit // 2) :]
+    mark = f"\n... [{len(data) - len(head) - len(tail)} bytes cut] ...\n"
+    return head.decode("utf-8", "replace") + mark + tail.decode("utf-8", "replace"), True
+
+
+def _ending(reply: Reply, limits: Limits) -> tuple[Status, str]:
+    """Status and a phrase for a process that is no more."""
+    end = reply.exit or {}
+    if reply.killed == "output":
+        return Status.OUTPUT, f"was killed after writing {limits.output_kill_bytes} bytes"
+    if reply.killed == "timeout":
+        return Status.TIMEOUT, "was killed at the wall-clock limit"
+    if end.get("reason") == "cpu":
+        return Status.TIMEOUT, f"was killed at its CPU limit of {limits.cpu_s:g} s"
+    if reply.killed:
+        return Status.CRASHED, "was killed because it broke the protocol"
+    code = end.get("status")
+    if not isinstance(code, int):
+        return Status.CRASHED, "ended"
+    if code >= 0:
+        return Status.CRASHED, f"exited with code {code}"
+    if -code == signal.SIGKILL and _number(end.get("rss")) > 0.9 * limits.memory_bytes:
+        return Status.MEMORY, "was killed for its memory"
+    return Status.CRASHED, f"was killed by signal {signal.Signals(-code).name}"
