@@ -7,6 +7,7 @@ change some of those: precedence is default < file < flag (`parsing.parse` takes
 
 from __future__ import annotations
 
+import json
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
@@ -42,16 +43,28 @@ def load_toml(cls: type[T], path: Path | str) -> T:
         ConfigError: the file cannot be read or parsed, names a key that `cls` does not have
             (the nearest one is named), or holds a value of another type than declared.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    text = _read(path)
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     return cast(T, _Reader(str(path), text).build(cls, data, ()))
+
+
+def load_json(cls: type[T], path: Path | str) -> T:
+    """Read a `cls` back from the JSON that a run folder keeps of it; as strict as `load_toml`."""
+    try:
+        data = json.loads(_read(path))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    return cast(T, _Reader(str(path), "").build(cls, data, ()))
+
+
+def _read(path: Path | str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
 
 
 def line_of(text: str, keys: Keys) -> int | None:
@@ -166,6 +179,8 @@ class _Reader:
 
     def _union(self, value: Any, kinds: tuple[Any, ...], keys: Keys) -> Any:
         """The first member that fits. TOML has no null: leave a key out to keep None."""
+        if value is None and types.NoneType in kinds:
+            return None
         present = [k for k in kinds if k is not types.NoneType]
         if len(present) == 1:
             return self.convert(value, present[0], keys)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError, nearest
@@ -46,51 +45,18 @@ def load(spec: EnvSpec) -> Any:
     return load_env_creator(point) if isinstance(point, str) else point
 
 
-def make_environment(id: str, pairs: Sequence[str] = ()) -> gymnasium.Env[Any, Any]:
-    """`make(id, **settings(pairs))`.
+def make_environment(id: str, settings: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
+    """`make(id, **settings)`.
 
     Raises:
         UsageError: no such environment, or it does not take one of the settings.
     """
     from ..envs.registration import make
 
-    spec, kwargs = find(id), settings(pairs)
+    spec = find(id)
     known = parameters(spec)
-    for key in kwargs:
+    for key in settings:
         if key not in known:
             hint = nearest(key, known) or f"; it takes {', '.join(known)}"
             raise UsageError(f"{spec.id} has no setting {key!r}{hint}")
-    return make(id, **kwargs)
-
-
-def settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """`KEY=VALUE` texts as keyword arguments: values in TOML, or else plain text.
-
-    Keys may be dotted: `["digits.max=3", "tasks=gsm8k.jsonl"]` gives
-    `{"digits": {"max": 3}, "tasks": "gsm8k.jsonl"}`.
-    """
-    merged: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key.strip():
-            raise UsageError(f"--set takes KEY=VALUE, got {pair!r}")
-        _merge(merged, _parse(key.strip(), value.strip()))
-    return merged
-
-
-def _parse(key: str, value: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(f"{key} = {value}")
-    except tomllib.TOMLDecodeError:  # a bare word: --set protocol=hermes
-        parsed: Any = value
-        for part in reversed(key.split(".")):
-            parsed = {part: parsed}
-        return dict(parsed)
-
-
-def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
-    for key, value in new.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value
+    return make(id, **settings)

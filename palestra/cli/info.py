@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional
 
 from .environment import find, load, make_environment, parameters
 from .parsing import parse
@@ -24,28 +24,28 @@ class Options:
 
     id: Positional[str]
     """Id of the environment, such as palestra/MathCode-v0."""
-    set: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")]] = ()
-    """A setting of the environment; may be given several times."""
+    env: dict[str, Any] = field(default_factory=dict)
+    """Settings of the environment, as --env.KEY VALUE."""
     json: bool = False
     """Print a JSON object."""
 
 
-EXAMPLES = ("palestra/MathCode-v0", "palestra/MathCode-v0 --set protocol=hermes --json")
+EXAMPLES = ("palestra/MathCode-v0", "palestra/MathCode-v0 --env.protocol hermes --json")
 
 
 def main(argv: Sequence[str]) -> int:
     options = parse(Options, argv, command="info", examples=EXAMPLES)
-    facts = card(options.id, options.set)
+    facts = card(options.id, options.env)
     print(json.dumps(facts, indent=2, default=str) if options.json else as_text(facts))
     return 0
 
 
-def card(id: str, pairs: Sequence[str] = ()) -> dict[str, Any]:
+def card(id: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The facts about an environment, as JSON can hold them."""
     from ..envs.registration import description
 
     spec = find(id)
-    with closing(make_environment(id, pairs)) as made:
+    with closing(make_environment(id, given)) as made:
         env = cast("ChatEnv", made.unwrapped)
         opening, _ = env.reset(options={"task": 0})
         return {
@@ -83,7 +83,7 @@ def as_text(facts: dict[str, Any]) -> str:
             f"at most {facts['max_turns']} turns",
             *("", *about),
             *("", "tools", *(tools or ["  none"])),
-            *("", "settings (change one with --set KEY=VALUE)", *settings),
+            *("", "settings (change one with --env.KEY VALUE)", *settings),
             *("", "first task", *example),
         )
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional
 
 from .environment import make_environment
 from .parsing import parse
@@ -32,17 +32,17 @@ class Options:
     """Seed of the episode: the same seed gives the same task."""
     task: int | None = None
     """Play this task (its index) instead of the one that the seed draws."""
-    set: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")]] = ()
-    """A setting of the environment; may be given several times."""
+    env: dict[str, Any] = field(default_factory=dict)
+    """Settings of the environment, as --env.KEY VALUE."""
 
 
-EXAMPLES = ("palestra/MathCode-v0", "palestra/MathCode-v0 --seed 3 --set protocol=hermes")
+EXAMPLES = ("palestra/MathCode-v0", "palestra/MathCode-v0 --seed 3 --env.protocol hermes")
 
 
 def main(argv: Sequence[str]) -> int:
     options = parse(Options, argv, command="play", examples=EXAMPLES)
     console = Console(highlight=False, soft_wrap=True)
-    with closing(make_environment(options.id, options.set)) as env:
+    with closing(make_environment(options.id, options.env)) as env:
         chosen = {} if options.task is None else {"task": options.task}
         return play(env, options.seed, chosen, console, sys.stdin.readline)
 

@@ -1,0 +1,95 @@
+"""`palestra train RECIPE`: train a policy from a recipe, or go on with a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from ..trainers.config import TrainConfig
+from .config import load_json, load_toml
+from .errors import UsageError
+from .parsing import parse
+from .progress import StepPrinter
+
+
+@dataclass(frozen=True)
+class Options(TrainConfig):
+    """Train a policy. The recipe is a TOML file of these options; flags come on top of it."""
+
+    recipe: Positional[Path | None] = None
+    """A TOML file; it comes before all flags. Without one, the defaults below hold."""
+    folder: Path | None = None
+    """Where the run is kept (default: a new folder under runs/)."""
+    resume: Path | None = None
+    """The folder of a run to go on with, from its last checkpoint and with its options."""
+
+
+EXAMPLES = (
+    "recipe.toml",
+    "recipe.toml --steps 20 --seed 1 --learner.lr 1e-5",
+    "recipe.toml --env.options.protocol hermes --algorithm grpo",
+    "--resume runs/mine --steps 200",
+)
+OWN = ("recipe", "folder", "resume")
+
+
+def main(argv: Sequence[str]) -> int:
+    options = parse(
+        Options, argv, command="train", examples=EXAMPLES, default=_default(argv), pairs=True
+    )
+    given = bool(argv) and Path(argv[0]) == options.recipe
+    if options.recipe and not given:
+        raise UsageError(f"give the recipe {options.recipe} first, before all flags")
+    if options.recipe and options.resume:
+        raise UsageError("a resumed run has its own recipe: give --resume or a recipe, not both")
+    folder = train(without_own(options), options.folder, options.resume, _name(options))
+    print(f"kept in {folder}")
+    return 0
+
+
+def train(config: TrainConfig, folder: Path | None, resume: Path | None, name: str) -> Path:
+    """Run the loop with a line of progress for each step, and return the run's folder."""
+    from ..agents.runlog import new_folder
+    from ..trainers.online import train as run
+
+    where = resume or folder or new_folder("runs", name)
+    print(f"training {config.model} with {config.algorithm} on {config.env.id}, in {where}")
+    return run(config, where, resume=resume is not None, on_step=StepPrinter(config.steps))
+
+
+def without_own(options: Options) -> TrainConfig:
+    """The configuration proper, without what only the command line knows."""
+    return TrainConfig(**_values(options))
+
+
+def _default(argv: Sequence[str]) -> Options:
+    """What flags come on top of: a recipe, a resumed run's configuration, or the defaults."""
+    if argv and not argv[0].startswith("-"):
+        return Options(**_values(load_toml(TrainConfig, argv[0])))
+    resume = _value_of("--resume", argv)
+    if resume is not None:
+        path = Path(resume) / "config.json"
+        if not path.is_file():
+            raise UsageError(f"{resume} holds no run to resume (there is no config.json in it)")
+        return replace(Options(**_values(load_json(TrainConfig, path))), resume=Path(resume))
+    return Options()
+
+
+def _values(config: TrainConfig) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in fields(TrainConfig)}
+
+
+def _value_of(flag: str, argv: Sequence[str]) -> str | None:
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name == flag:
+            return value if equals else following
+    return None
+
+
+def _name(options: Options) -> str:
+    return options.recipe.stem if options.recipe else options.env.id.split("/")[-1]
