@@ -22,8 +22,8 @@ STYLES = {"system": "dim", "user": "bold", "tool": "cyan", "assistant": "green"}
 class Options:
     """Play one episode yourself: you write what the model would write.
 
-    An empty line sends what you typed, so an action may have several lines. The end of
-    input (Ctrl-D) with nothing typed leaves.
+    An empty line sends what you typed, so an action may have several lines (and a code block
+    empty ones). The end of input (Ctrl-D) with nothing typed leaves.
     """
 
     id: Positional[str]
@@ -69,15 +69,14 @@ def play(
 
 
 def read_action(readline: Callable[[], str]) -> str | None:
-    """Lines up to an empty one, or to the end of input; None when there is nothing left."""
+    """Lines up to an empty one outside a code block; None when the input has ended."""
     lines: list[str] = []
     while line := readline():
-        if line.strip() or not lines:
-            lines.append(line.rstrip("\n"))
-        else:
+        in_code = sum(seen.startswith("```") for seen in lines) % 2 == 1
+        if lines and not line.strip() and not in_code:
             break
-    text = "\n".join(lines).strip("\n")
-    return text if lines else None
+        lines.append(line.rstrip("\n"))
+    return "\n".join(lines) if lines else None
 
 
 def _finish(console: Console, reward: float, info: dict[str, Any]) -> int:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from palestra import cli
+from palestra.cli import dispatch
 from palestra.cli.errors import UsageError
 
 
@@ -68,7 +69,7 @@ def test_errors_are_one_line_and_an_exit_code(
     def fail(args: list[str]) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "_dispatch", fail)
+    monkeypatch.setattr(dispatch, "_dispatch", fail)
     assert cli.main(["list"]) == code
     assert capsys.readouterr().err == line
 

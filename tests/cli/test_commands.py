@@ -1,0 +1,141 @@
+"""list, info, play and eval, run for real on the built-in environment."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from palestra import cli
+from palestra.cli.play import read_action
+
+ID = "palestra/MathCode-v0"
+TASKS = ["--env.tasks", "arithmetic"]
+Capture = pytest.CaptureFixture[str]
+
+
+def run_json(capsys: Capture, *argv: str) -> object:
+    assert cli.main([*argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def feed(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+
+
+def test_list_shows_ids_with_their_descriptions(capsys: Capture) -> None:
+    assert cli.main(["list", "mathcode"]) == 0
+    line = capsys.readouterr().out.strip()
+    assert line.startswith(f"{ID}  ")
+    assert "\x1b" not in line
+
+
+def test_list_takes_shell_patterns_and_prints_json(capsys: Capture) -> None:
+    rows = run_json(capsys, "list", "*/MathCode-v?")
+    assert [row["id"] for row in rows] == [ID]
+    assert set(rows[0]) == {"id", "description", "entry_point"}
+
+
+def test_list_of_nothing_is_a_failure(capsys: Capture) -> None:
+    assert cli.main(["list", "nothing-like-it"]) == 1
+    assert "no environment matches 'nothing-like-it'" in capsys.readouterr().err
+
+
+def test_info_is_the_card_of_an_environment(capsys: Capture) -> None:
+    card = run_json(capsys, "info", ID, "--env.tool", "true", "--env.max-turns", "3")
+    assert card["max_turns"] == 3
+    assert card["num_tasks"] > 0
+    assert [tool["function"]["name"] for tool in card["tools"]] == ["python"]
+    assert card["example"][-1]["role"] == "user"
+    assert card["settings"]["protocol"] == "fenced"
+
+
+def test_info_reads_well(capsys: Capture) -> None:
+    assert cli.main(["info", ID]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"{ID}: ")
+    assert "\ntools\n  python: " in text
+    assert '\n  protocol = "fenced"\n' in text
+
+
+@pytest.mark.parametrize("command", ["info", "play", "eval"])
+def test_an_unknown_id_is_misuse_and_names_the_nearest(command: str, capsys: Capture) -> None:
+    assert cli.main([command, "palestra/MathCodes-v0"]) == 2
+    assert f"Did you mean {ID}?" in capsys.readouterr().err
+
+
+def test_play_runs_the_tool_and_grades_the_answer(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed(monkeypatch, "```python\nx = 2**10\n\nprint(x)\n```\n\n\\boxed{-12345}\n\n")
+    assert cli.main(["play", ID, *TASKS, "--seed", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert "[tool]\n1024" in printed
+    assert printed.rstrip().endswith("reward 0 (answer 0), not correct: completed")
+
+
+def test_play_of_the_same_seed_is_the_same_task(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screens = []
+    for _ in range(2):
+        feed(monkeypatch, "")
+        assert cli.main(["play", ID, *TASKS, "--seed", "5"]) == 0
+        screens.append(capsys.readouterr().out)
+    assert screens[0] == screens[1]
+    assert screens[0].rstrip().endswith("left before the end")
+
+
+def test_an_action_ends_at_an_empty_line_outside_code() -> None:
+    lines = io.StringIO("one\ntwo\n\n```python\na\n\nb\n```\nend\n\nlast")
+    actions = []
+    while (action := read_action(lines.readline)) is not None:
+        actions.append(action)
+    assert actions == ["one\ntwo", "```python\na\n\nb\n```\nend", "last"]
+
+
+def evaluate(folder: Path, *more: str) -> list[str]:
+    scripted = ["--engine", "scripted", "--model", "It is \\boxed{7}.", "--folder", str(folder)]
+    return ["eval", ID, *TASKS, *scripted, "--tasks", "6", "--samples", "2", *more]
+
+
+def test_eval_keeps_a_run_folder_and_reports_intervals(tmp_path: Path, capsys: Capture) -> None:
+    result = run_json(capsys, *evaluate(tmp_path / "first"))
+    score = result["estimates"]["score"]
+    assert score["low"] <= score["value"] <= score["high"]
+    assert (result["num_tasks"], result["num_samples"]) == (6, 12)
+    assert result["estimates"]["invalid"]["value"] == 0
+    names = {path.name for path in (tmp_path / "first").iterdir()}
+    assert {"config.json", "environment.json", "result.json", "trajectories"} <= names
+
+
+def test_eval_never_overwrites_but_resumes(tmp_path: Path, capsys: Capture) -> None:
+    folder = tmp_path / "run"
+    first = run_json(capsys, *evaluate(folder))
+    assert cli.main(evaluate(folder)) == 1
+    assert "never overwritten" in capsys.readouterr().err
+    again = run_json(capsys, *evaluate(folder, "--resume"))
+    assert again["rows"] == first["rows"]
+
+
+def test_eval_compares_with_an_earlier_one(tmp_path: Path, capsys: Capture) -> None:
+    assert cli.main(evaluate(tmp_path / "a")) == 0
+    assert cli.main(evaluate(tmp_path / "b", "--against", str(tmp_path / "a"))) == 0
+    printed = capsys.readouterr().out
+    assert "score" in printed
+    assert "+0.000" in printed
+
+
+def test_eval_against_nothing_is_misuse(tmp_path: Path, capsys: Capture) -> None:
+    assert cli.main(evaluate(tmp_path / "b", "--against", str(tmp_path))) == 2
+    assert "holds no finished evaluation" in capsys.readouterr().err
+
+
+def test_resuming_needs_a_folder(capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["eval", ID, "--resume"])
+    assert caught.value.code == 2
+    assert "--folder" in capsys.readouterr().err

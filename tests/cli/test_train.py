@@ -1,0 +1,82 @@
+"""What `palestra train` makes of recipes, flags and resumed runs, up to the loop itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from palestra import cli
+from palestra.agents.runlog import plain
+from palestra.cli import train as command
+from palestra.cli.progress import StepPrinter
+from palestra.trainers.config import EnvConfig, TrainConfig
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[TrainConfig, Path | None, Path | None]]:
+    """Calls that would have started the loop."""
+    calls: list[tuple[TrainConfig, Path | None, Path | None]] = []
+
+    def train(config: TrainConfig, folder: Path | None, resume: Path | None, name: str) -> Path:
+        calls.append((config, folder, resume))
+        return folder or resume or Path(name)
+
+    monkeypatch.setattr(command, "train", train)
+    return calls
+
+
+def test_flags_come_on_top_of_the_recipe(tmp_path: Path, started: list) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('steps = 7\nmodel = "m"\n[env.options]\ntasks = "arithmetic"\n')
+    flags = ["--steps", "9", "--env.options.max-turns", "2", "--folder", str(tmp_path / "run")]
+    assert cli.main(["train", str(recipe), *flags]) == 0
+    env = EnvConfig(options={"tasks": "arithmetic", "max_turns": 2})
+    expected = TrainConfig(steps=9, model="m", env=env)
+    assert started == [(expected, tmp_path / "run", None)]
+
+
+def test_a_resumed_run_keeps_its_options(tmp_path: Path, started: list) -> None:
+    config = TrainConfig(steps=5, seed=3, env=EnvConfig(options={"tasks": "arithmetic"}))
+    (tmp_path / "config.json").write_text(json.dumps(plain(asdict(config))))
+    assert cli.main(["train", "--resume", str(tmp_path)]) == 0
+    assert started == [(config, None, tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["absent.toml"], "cannot read the configuration absent.toml"),
+        (["--steps", "3", "late.toml"], "give the recipe late.toml first"),
+        (["--resume", "nowhere"], "nowhere holds no run to resume"),
+    ],
+)
+def test_misuse_is_one_line(argv: list[str], says: str, capsys: Capture) -> None:
+    assert cli.main(["train", *argv]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert len(error.splitlines()) == 1
+
+
+def test_progress_is_one_line_a_step(capsys: Capture) -> None:
+    show = StepPrinter(2)
+    show(0, {"eval/accuracy": 0.25})
+    show(1, {"reward/mean": 0.5, "accuracy": float("nan"), "rollout/tokens_per_s": 1234.5})
+    heading, before, first = capsys.readouterr().out.splitlines()
+    assert heading.split() == [
+        "step",
+        "reward",
+        "correct",
+        "tool",
+        "use",
+        "tokens",
+        "tok/s",
+        "s",
+        "held-out",
+    ]
+    assert before.split() == ["0/2", "25.0%"]
+    assert first.split() == ["1/2", "0.500", "1234"]
