@@ -43,12 +43,12 @@ class StopStrings:
     def match(self, token_ids: Sequence[int]) -> str | None:
         """The stop string that the last of `token_ids` completes; None if it does not.
 
-        Call it after every token. Where one token completes several, the leftmost wins.
+        Call it after every token. Where one token completes several, the first to end wins.
         """
         if not self.stop:
             return None
         text = self.tokenizer.decode(token_ids[-self.tail :], skip_special_tokens=False)
-        found = [(at, s) for s in self.stop if (at := text.find(s)) >= 0]
+        found = [(at + len(s), s) for s in self.stop if (at := text.find(s)) >= 0]
         return min(found)[1] if found else None
 
 

@@ -40,7 +40,7 @@ class Case:
 
     def run(self, work: Awaitable[T]) -> T:
         async def within_bounds() -> T:
-            return await asyncio.wait_for(work, 90)
+            return await asyncio.wait_for(work, 300)
 
         return self.runner.run(within_bounds())
 
