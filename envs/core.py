@@ -65,7 +65,7 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
         max_turns: actions per episode; the episode is truncated after that many.
     """
 
-    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 - Gymnasium's own shape
+    metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 - Gymnasium's shape
     protocol: Protocol | None = None
 
     def __init__(

@@ -1,0 +1,179 @@
+"""`palestra/MathCode-v0`, with the real sandbox and the real verifier."""
+
+import os
+import pickle
+import signal
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import palestra
+from palestra.envs.types import Message, Outcome, Task, ToolStatus
+from palestra.sandbox import Limits, LocalSandbox
+
+TASK = Task("t", (Message("user", "What is 48 * 76?"),), "3648")
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with LocalSandbox() as box:
+        yield box
+
+
+@pytest.fixture
+def env(sandbox):
+    env = palestra.make("palestra/MathCode-v0", sandbox=sandbox)
+    yield env
+    env.close()
+
+
+def fenced(code):
+    return f"```python\n{code}\n```"
+
+
+def begin(env, seed=0):
+    return env.reset(seed=seed, options={"task": TASK})
+
+
+def test_gymnasium_accepts_it():
+    env = palestra.make("palestra/MathCode-v0").unwrapped
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env)
+    env.close()
+
+
+@pytest.mark.parametrize("vector", ["sync", "async"])
+def test_vector_environments(vector):
+    options = {} if vector == "sync" else {"vector_kwargs": {"shared_memory": False}}
+    envs = gymnasium.make_vec(
+        "palestra/MathCode-v0", num_envs=2, vectorization_mode=vector, **options
+    )
+    first, _ = envs.reset(seed=[3, 3])
+    assert first[0] == first[1]
+    observations, *_ = envs.step([fenced("print(6 * 7)")] * 2)
+    assert [o[-1].content for o in observations] == ["42\n", "42\n"]
+    envs.close()
+
+
+def test_the_tool_keeps_its_state_and_the_answer_is_graded(env):
+    opening, _ = begin(env)
+    assert "\\boxed{}" in opening[0].content and opening[-1].content == TASK.question
+    observation, _, _, _, info = env.step(fenced("x = 48 * 76"))
+    assert (observation[0].content, info["tool_results"][0].status) == ("", ToolStatus.OK)
+    assert env.step(fenced("print(x)\nx + 1"))[0][0].content == "3648\n3649\n"
+    _, reward, ended, _, info = env.step("It is \\boxed{3648}.")
+    assert (reward, ended, info["correct"]) == (1.0, True, True)
+    assert info["reward_parts"] == {"answer": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("answer", "reward"),
+    [("\\boxed{3,648}", 1), ("\\boxed{7296/2}", 1), ("\\boxed{3647}", 0), ("", 0), ("48 * 76", 0)],
+)
+def test_grading(env, answer, reward):
+    begin(env)
+    assert env.step(answer)[1] == reward
+
+
+def test_errors_and_timeouts_are_observations(env):
+    begin(env)
+    observation, _, _, _, info = env.step(fenced("1 / 0"))
+    assert "ZeroDivisionError" in observation[0].content
+    assert info["tool_results"][0].status is ToolStatus.ERROR
+    quick = palestra.make("palestra/MathCode-v0", limits=Limits(wall_s=0.3), sandbox=env._sandbox)
+    begin(quick)
+    observation, _, _, _, info = quick.step(fenced("while True: pass"))
+    assert info["tool_results"][0].status is ToolStatus.TIMEOUT
+    assert "Timed out after 0.3 s" in observation[0].content
+    quick.close()
+
+
+def test_long_output_is_replaced_by_a_notice(env):
+    begin(env)
+    text = env.step(fenced("print('x' * 5000)"))[0][0].content
+    assert text == "Output too long (5001 characters). Print less."
+
+
+def test_after_the_cap_a_block_is_text(env):
+    begin(env)
+    env.step(fenced("1"))
+    env.step(fenced("2"))
+    assert not env.may_call
+    _, reward, ended, _, _ = env.step(fenced("3") + "\n```output\n3\n```\n\\boxed{3648}")
+    assert (reward, ended) == (1.0, True)
+    assert (env.tool_stats.calls, env.tool_stats.hallucinated) == (2, 1)
+
+
+def test_hermes_calls(sandbox):
+    env = palestra.make("palestra/MathCode-v0", protocol="hermes", sandbox=sandbox)
+    begin(env)
+    call = '<tool_call>{"name": "python", "arguments": {"code": "48 * 76"}}</tool_call>'
+    assert env.step(call)[0][0].content == "3648\n"
+    env.close()
+
+
+def test_without_the_tool_a_block_is_an_answer(sandbox):
+    env = palestra.make("palestra/MathCode-v0", tool=False, sandbox=sandbox)
+    begin(env)
+    assert env.step(fenced("print(1)"))[2] and env.tool_stats.calls == 0
+    assert env.tool_schemas == []
+
+
+def test_a_snapshot_forks_the_live_interpreter(env):
+    begin(env)
+    env.step(fenced("import random\nx = 1\nit = iter(range(10)); next(it)"))
+    saved = env.snapshot()
+    probe = fenced("x += 1\n(x, next(it), random.random())")
+    first = env.step(probe)[0][0].content
+    assert first.startswith("(2, 1, ")
+    for _ in range(2):
+        env.restore(saved)
+        assert env.step(probe)[0][0].content == first
+    other = palestra.make("palestra/MathCode-v0", sandbox=env._sandbox)
+    other.reset(seed=1)
+    other.restore(saved)
+    assert other.step(probe)[0][0].content == first
+    other.close()
+
+
+def test_a_killed_sandbox_is_invalid_never_zero():
+    with LocalSandbox() as own:
+        env = palestra.make("palestra/MathCode-v0", sandbox=own)
+        begin(env)
+        env.step(fenced("1"))
+        os.kill(own.server_pid, signal.SIGKILL)
+        _, reward, ended, cut, info = env.step(fenced("2"))
+        assert np.isnan(reward) and (ended, cut) == (False, True)
+        assert info["outcome"] is Outcome.INVALID and info["failure"].kind == "sandbox"
+        begin(env)  # the next episode gets a new server
+        assert env.step(fenced("6 * 7"))[0][0].content == "42\n"
+        env.close()
+
+
+def test_it_pickles(env):
+    begin(env)
+    twin = pickle.loads(pickle.dumps(palestra.make("palestra/MathCode-v0").unwrapped))
+    begin(twin)
+    assert twin.step(fenced("6 * 7"))[0][0].content == "42\n"
+    twin.close()
+
+
+def test_an_unknown_id_names_the_nearest():
+    with pytest.raises(LookupError, match=r"Did you mean palestra/MathCode-v0\?"):
+        palestra.make("palestra/MathsCode-v0")
+    with pytest.raises(LookupError, match="palestra list"):
+        palestra.make("nothing/Like-v3")
+
+
+def test_registering_a_third_party_environment():
+    palestra.register("team/Mine-v0", "palestra.envs.math_code:MathCode", protocol="hermes")
+    palestra.register("team/Mine-v0", "palestra.envs.math_code:MathCode", protocol="hermes")
+    assert palestra.make("team/Mine-v0").unwrapped.protocol.name == "hermes"
+    with pytest.raises(ValueError, match="registered already"):
+        palestra.register("team/Mine-v0", "palestra.envs.core:ToolEnv")
+    with pytest.raises(ValueError, match="needs a version"):
+        palestra.register("team/Mine", "palestra.envs.core:ToolEnv")
