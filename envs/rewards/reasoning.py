@@ -18,6 +18,8 @@ from .verifier import Verdict, VerifierError, VerifierPool, default_pool
 _UNBOUNDED = 1 << 32  # families make item `i` from seed + i: no list of this size exists
 # These instead draw all their items when they are made, and index into them.
 WHOLE_SETS = frozenset(("acre", "gsm_symbolic", "list_functions"))
+# These iterate over sets of strings: their items vary with the interpreter's hash seed.
+HASH_SEEDED = frozenset(("isomorphic_strings", "polynomial_multiplication", "ransom_note"))
 
 
 def encode(value: Any) -> Any:
@@ -68,8 +70,10 @@ def family_dataset(family: str, options: Mapping[str, Any], *, seed: int | None 
 
 @lru_cache(maxsize=256)
 def _cached_dataset(family: str, options: str) -> Any:
-    size = 1 if family in WHOLE_SETS else _UNBOUNDED
-    return _create(family, decode(json.loads(options)), seed=0, size=size)
+    dataset = _create(family, decode(json.loads(options)), seed=0, size=1)
+    if family not in WHOLE_SETS:
+        dataset.size = _UNBOUNDED
+    return dataset
 
 
 def _create(family: str, options: Mapping[str, Any], **fixed: int) -> Any:
@@ -102,6 +106,9 @@ def score_entry(
     family: str, options: Mapping[str, Any], entry: Mapping[str, Any], answer: str
 ) -> float:
     """The family's own score, in this process. `options` and `entry` as `encode` left them."""
+    if family == "game_of_life_halting":
+        # reasoning-gym 0.1 compares bool(answer), which is True for every text.
+        return float(answer.strip().lower() == str(entry["answer"]).lower())
     dataset = family_dataset(family, decode(options))
     return float(dataset.score_answer(answer, decode(entry)))
 

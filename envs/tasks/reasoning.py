@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -10,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..rewards.reasoning import WHOLE_SETS, encode, family_dataset
+from ..rewards.reasoning import HASH_SEEDED, WHOLE_SETS, encode, family_dataset
 from ..types import Message, Task
 from .arithmetic import DEFAULT_SIZE
 from .base import TaskSet, canonical_split, in_split
@@ -24,7 +26,8 @@ class ReasoningTasks(TaskSet):
     Task `i` is a function of (family, options, seed, split, i). Prompts that the split
     rule gives to the other split are drawn again. `metadata` holds what the family's own
     scorer needs (`rewards.score_reasoning`); `reference` is empty for the few families
-    that have no single answer.
+    that have no single answer. Three families (`HASH_SEEDED`) also depend on the
+    interpreter's string hashing, and warn unless PYTHONHASHSEED is set.
 
     Args:
         options: the family's own difficulty parameters, e.g. `min_terms=2` for chain_sum.
@@ -52,6 +55,12 @@ class ReasoningTasks(TaskSet):
         self.name = f"rg:{family}({given})" if given else f"rg:{family}"
         with _private_random_state(0):
             family_dataset(family, self.options)
+        if family in HASH_SEEDED and os.environ.get("PYTHONHASHSEED", "random") == "random":
+            warnings.warn(
+                f"tasks of 'rg:{family}' differ from process to process: set PYTHONHASHSEED=0",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def __len__(self) -> int:
         return self.size
