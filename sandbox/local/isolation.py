@@ -1,30 +1,110 @@
-"""The walls: namespaces, a private read-only root, limits, and the system-call filter."""
+"""The walls: namespaces, a private read-only root, resource limits, the system-call filter.
+
+`Walls.raise_launcher` and `raise_server` run once, in the launcher and in the server it
+forks. `confine` runs in every session before its first cell. Each layer that this machine
+refuses is named in `missing`; nothing is dropped silently.
+"""
 
 from __future__ import annotations
 
 import os
 import resource
 import tempfile
+from dataclasses import dataclass, field
 from typing import Any
 
-from . import kernel, seccomp
+from . import kernel, privateroot, seccomp
+from .layout import Layout
+
+_FLAGS = (
+    kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET
+    | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
+)  # fmt: skip
+_INSIDE = 1000  # the one uid and gid that exist inside
+_WORK = "/tmp"  # noqa: S108 - a private tmpfs, the session's working directory
 
 
-def enter(config: dict[str, Any]) -> dict[str, Any]:
-    """Put the server process behind the walls that all its sessions share."""
-    config["scratch"] = tempfile.mkdtemp(prefix="palestra-")
-    return {"missing": ["user", "pid", "net", "fs"]}
+@dataclass
+class Walls:
+    """What stands around the server and its sessions."""
+
+    layout: Layout
+    missing: dict[str, str] = field(default_factory=dict)
+    base: str = ""  # where the private root was built, while still in the host's view
+    scratch: str = ""  # the working folders' parent where there is no private root
+    baseline: int = 0  # virtual size of the preloaded interpreter, bytes
+
+    def raise_launcher(self) -> None:
+        """Unshare every namespace; as root, give up root first."""
+        own = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
+        try:
+            if os.geteuid() == 0:
+                # The interpreter may lie where only root can look: show it before leaving.
+                kernel.unshare(kernel.CLONE_NEWNS)
+                self.base = privateroot.build(self.layout)
+                _drop_root()
+            uid, gid = os.geteuid(), os.getegid()
+            kernel.unshare(_FLAGS)
+            for name, text in (
+                ("setgroups", "deny"),
+                ("uid_map", f"{_INSIDE} {uid} 1"),
+                ("gid_map", f"{_INSIDE} {gid} 1"),
+            ):
+                _write(own, name, text)
+        except OSError as error:
+            self.missing |= dict.fromkeys(("user", "pid", "net", "fs", "fork"), str(error))
+        finally:
+            os.close(own)
+
+    def raise_server(self) -> None:
+        """In the new process namespace: move into the private root."""
+        if "fs" not in self.missing:
+            try:
+                privateroot.enter(self.base or privateroot.build(self.layout))
+            except OSError as error:
+                self.missing["fs"] = str(error)
+        if "fs" not in self.missing and not privateroot.mount_proc():
+            self.missing["fork"] = "no proc file system for the new process namespace"
+        if "fs" in self.missing:
+            self.missing.setdefault("fork", "needs the private root")
+            self.scratch = tempfile.mkdtemp(prefix="palestra-")
+        if seccomp.machine() is None:
+            self.missing |= dict.fromkeys(("seccomp", "fork"), f"no table for {os.uname().machine}")
+        elif not seccomp.usable():
+            self.missing |= dict.fromkeys(("seccomp", "fork"), "the kernel has no filters")
+
+    def confine(self, limits: dict[str, Any]) -> None:
+        """Lock in the calling process for good."""
+        if self.scratch:
+            os.chdir(tempfile.mkdtemp(dir=self.scratch))
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+        else:
+            kernel.unshare(kernel.CLONE_NEWNS)
+            privateroot.fresh_work_folder(_WORK, limits["tmp_bytes"], limits["tmp_inodes"])
+            os.chdir(_WORK)
+        set_limits(limits, self.baseline)
+        kernel.set_capabilities(effective=0, permitted=0)
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        machine = seccomp.machine()
+        if machine is not None and "seccomp" not in self.missing:
+            seccomp.install(machine, seccomp.allow_list(machine, supervised=False))
 
 
-def confine(limits: dict[str, Any], config: dict[str, Any]) -> None:
-    """Lock in the calling process, a session before its first cell."""
-    os.chdir(tempfile.mkdtemp(dir=config["scratch"]))
-    set_limits(limits, config["baseline"])
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    machine = seccomp.machine()
-    if machine is not None:
-        seccomp.install(machine, seccomp.allow_list(machine, supervised=False))
+def _write(folder: int, name: str, text: str) -> None:
+    handle = os.open(name, os.O_WRONLY, dir_fd=folder)
+    try:
+        os.write(handle, text.encode())
+    finally:
+        os.close(handle)
+
+
+def _drop_root() -> None:
+    """Become a host user that nobody else is, so that no file and no process is shared."""
+    uid = 0x70000000 + os.getpid() % (1 << 22)
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # else the own uid map belongs to root
 
 
 def set_limits(limits: dict[str, Any], baseline: int) -> None:

@@ -163,3 +163,11 @@ def install(machine: Machine, code: bytes, *, listen: bool = False) -> int:
 def machine() -> Machine | None:
     """The table of this machine, or None where there is none."""
     return MACHINES.get(platform.machine())
+
+
+def usable() -> bool:
+    """Whether this kernel takes filters."""
+    own = machine()
+    get_action_avail = 2
+    action = ctypes.c_uint32(KILL)
+    return own is not None and syscall(own.seccomp, get_action_avail, 0, ctypes.byref(action)) == 0

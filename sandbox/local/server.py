@@ -21,7 +21,8 @@ import traceback
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from . import child, isolation, kernel, wire
+from . import child, kernel, layout, wire
+from .isolation import Walls
 
 REHEARSAL = {
     "numpy": "import numpy; numpy.linalg.det(numpy.eye(3) + 1); numpy.random.rand(3).mean()",
@@ -48,10 +49,10 @@ class Live:
 class Server:
     """One epoll loop over the control socket, hang-ups, deaths and CPU clocks."""
 
-    def __init__(self, control: socket.socket, config: dict[str, Any]) -> None:
+    def __init__(self, control: socket.socket, walls: Walls) -> None:
         self._control = control
         control.setblocking(False)
-        self._config = config
+        self._walls = walls
         self._by_pid: dict[int, Live] = {}
         self._by_fd: dict[int, Live] = {}
         self._farewells: dict[int, tuple[socket.socket, bytes]] = {}
@@ -131,7 +132,7 @@ class Server:
                 os.dup2(source, target)
             kernel.close_from(4)
             limits = message["limits"]
-            isolation.confine(limits, self._config)
+            self._walls.confine(limits)
             child.seed_everything(message["seed"])
             gc.enable()
         except BaseException:  # noqa: BLE001 - reported through the exit code and stderr
@@ -235,18 +236,57 @@ def main(text: str) -> NoReturn:
     """Entry point of the exec'd process; `text` is the JSON configuration."""
     config = json.loads(text)
     control = socket.socket(fileno=config["control"])
+    walls = Walls(layout.plan(config["preload"], config["site"]))
     try:
-        report = isolation.enter(config)
+        host = os.pidfd_open(config["host"])
+        walls.raise_launcher()
+        server = os.fork()
+    except BaseException:  # noqa: BLE001 - the host raises it as SandboxError
+        _send(control, error=traceback.format_exc())
+        os._exit(1)
+    if server:
+        control.close()
+        _watch(host, server)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.close(host)
+    _serve(control, walls, config)
+
+
+def _watch(host: int, server: int) -> NoReturn:
+    """The launcher's life: end with the host or with the server, whichever goes first.
+
+    A process descriptor, because PDEATHSIG would fire when the host's starting *thread* ends.
+    """
+    poller = select.poll()
+    poller.register(host, select.POLLIN)
+    poller.register(os.pidfd_open(server), select.POLLIN)
+    poller.poll()
+    os._exit(0)
+
+
+def _serve(control: socket.socket, walls: Walls, config: dict[str, Any]) -> NoReturn:
+    try:
+        walls.raise_server()
+        refused = [layer for layer in config["require"] if layer in walls.missing]
+        if refused:
+            why = "; ".join(f"{layer}: {walls.missing[layer]}" for layer in refused)
+            raise RuntimeError(f"required layers are missing here ({why})")
         os.environ.clear()
-        sys.path += config["site"]
+        sys.path[:] = config["site"] if "fs" in walls.missing else walls.layout.path
         child.prepare_streams()
-        report["absent"] = _preload(config["preload"])
-        config["baseline"] = _virtual_bytes()
+        absent = _preload(config["preload"])
+        walls.baseline = _virtual_bytes()
         gc.collect()
         gc.freeze()
         gc.disable()
-        control.send(json.dumps({"ready": True, **report}).encode())
-        Server(control, config).run()
+        _send(control, ready=True, missing=walls.missing, absent=absent)
+        Server(control, walls).run()
     except BaseException:  # noqa: BLE001 - the host raises it as SandboxError
-        control.send(json.dumps({"error": traceback.format_exc()[-8000:]}).encode())
+        _send(control, error=traceback.format_exc())
     os._exit(0)
+
+
+def _send(control: socket.socket, **fields: Any) -> None:
+    if "error" in fields:
+        fields["error"] = fields["error"][-8000:]
+    control.send(json.dumps(fields).encode())
