@@ -41,6 +41,8 @@ class Algorithm:
         overlong_counts: which tokens that length counts: `sampled` by the model, or the
             whole `response` (tool output included, everything after the first prompt).
         kl: coefficient of the k3 estimate of KL(pi || reference); 0 needs no reference.
+        kl_correction: multiply that estimate by the ratio, so that its gradient is that of
+            the reverse KL (DeepSeek-V3.2, arXiv 2512.02556; TRL's default).
         truncated: episodes that ran out of a budget: `keep` them as rewarded, or `mask`
             them out of the loss (DAPO's overlong filtering). Their reward stays in the
             group's statistics either way.
@@ -62,6 +64,7 @@ class Algorithm:
     overlong_cache: int = 0
     overlong_counts: OverlongCounts = "sampled"
     kl: float = 0.0
+    kl_correction: bool = False
     truncated: Truncated = "keep"
 
     def __post_init__(self) -> None:

@@ -71,9 +71,7 @@ class Learner:
         self.model = self._prepare(model)
         self.packed = can_pack(self.model)
         if config.activation_checkpointing:
-            self.model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
-                {"use_reentrant": False}
-            )
+            self._checkpoint_layers()
             self.model.train()  # layers recompute only in training mode; dropout is 0
         self.reference = None if reference is None else self._prepare(reference)
         if self.reference is not None:
@@ -104,6 +102,16 @@ class Learner:
                 vars(module)["attention_dropout"] = 0.0
         model.train(False)
         return model
+
+    def _checkpoint_layers(self) -> None:
+        model: Any = self.model
+        new_name = hasattr(model, "activation_checkpointing_enable")  # of transformers 5
+        enable = (
+            model.activation_checkpointing_enable
+            if new_name
+            else model.gradient_checkpointing_enable
+        )
+        enable({"use_reentrant": False})
 
     def check(self, sampling: SamplingParams) -> None:
         """Refuse samples whose log-probs this learner cannot reproduce.

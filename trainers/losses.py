@@ -100,6 +100,8 @@ def policy_loss(
                 f"reference model, or set kl=0"
             )
         kl = kl_k3(logprobs, reference)
+        if algorithm.kl_correction:
+            kl = kl * ratio
         losses = losses + algorithm.kl * kl
         metrics.sums["kl"] = kl.detach().sum()
     return (losses * weights).sum(), metrics
