@@ -68,15 +68,5 @@ def test_progress_is_one_line_a_step(capsys: Capture) -> None:
     show(1, {"reward/mean": 0.5, "accuracy": float("nan"), "rollout/tokens_per_s": 1234.5})
     heading, before, first = capsys.readouterr().out.splitlines()
     assert " ".join(heading.split()) == "step reward correct tool use tokens tok/s s held-out"
-        "step",
-        "reward",
-        "correct",
-        "tool",
-        "use",
-        "tokens",
-        "tok/s",
-        "s",
-        "held-out",
-    ]
     assert before.split() == ["0/2", "25.0%"]
     assert first.split() == ["1/2", "0.500", "1234"]
