@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+Loaded = tuple[Any, Any]  # a transformers PreTrainedModel and its tokenizer
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # Part of the cache folder's name: raise it when the conversion or the template changes.
 _CONVERSION = 1
@@ -60,7 +61,7 @@ TOOL_TEMPLATE = """\
 """
 
 
-def load_model(spec: str, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
+def load_model(spec: str, dtype: torch.dtype | None = None) -> Loaded:
     """Load (model, tokenizer) from "smollm2", a local folder, or a hub id.
 
     `dtype` None keeps the stored type (float32 for smollm2). "smollm2" comes from the package
@@ -89,15 +90,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "palestra"
 
 
-def _from_pretrained(source: str | Path, dtype: torch.dtype | None, **kwargs: Any) -> Any:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _from_pretrained(source: str | Path, dtype: torch.dtype | None, **kwargs: Any) -> Loaded:
+    import transformers
 
-    tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)  # type: ignore[no-untyped-call]
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **kwargs)
+    auto: Any = transformers  # its Auto classes are untyped
+    tokenizer = auto.AutoTokenizer.from_pretrained(source, **kwargs)
+    model = auto.AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **kwargs)
     return model.eval(), tokenizer
 
 
-def _from_hub(spec: str, dtype: torch.dtype | None) -> Any:
+def _from_hub(spec: str, dtype: torch.dtype | None) -> Loaded:
     try:
         return _from_pretrained(spec, dtype)
     except OSError as error:  # transformers' word for not found, not reachable and not allowed
@@ -133,14 +135,15 @@ def _smollm2_folder() -> Path:
 
 def _convert_gguf(source: Path, target: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
+    auto: Any = transformers
     quantized, tokenizer = _from_pretrained(source, torch.float32, gguf_file=_GGUF)
     # A model read from GGUF refuses to be saved; its float32 weights in a plain one do not.
     config = type(quantized.config).from_dict(
         {k: v for k, v in quantized.config.to_dict().items() if k != "quantization_config"}
     )
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = auto.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(quantized.state_dict())
     tokenizer.chat_template = TOOL_TEMPLATE
     model.save_pretrained(target)

@@ -122,7 +122,8 @@ class LocalEngine:
         finder = StopFinder(self.tokenizer, params.stop, self._pieces)
         stopper = Stopper(params, self._ends, finder)
         request = Request(prompt, params, min(params.max_tokens, room), stopper)
-        return await self._submit(request)
+        completion: Completion = await self._submit(request)
+        return completion
 
     async def logprobs(self, token_ids: Sequence[int], temperature: float = 1.0) -> list[float]:
         """See `base.Engine.logprobs`. One full forward; greedy (0) counts as temperature 1."""
@@ -133,9 +134,8 @@ class LocalEngine:
             )
         if len(ids) < 2:
             return []
-        values: list[float] = await self._submit(
-            _Call(lambda: self._score(ids, temperature), False)
-        )
+        call = _Call(lambda: self._score(ids, temperature), alone=False)
+        values: list[float] = await self._submit(call)
         return values
 
     async def load_weights(self, version: int, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -95,6 +95,9 @@ def _stackable(layer: Any) -> Tensor | None:
     """[2, kv_heads, length, head_dim] of one cache layer; None if it keeps something else."""
     from transformers.cache_utils import DynamicLayer
 
-    if type(layer) is not DynamicLayer or layer.keys is None or layer.keys.dim() != 4:
+    if type(layer) is not DynamicLayer:
         return None
-    return torch.stack((layer.keys[0], layer.values[0]))
+    keys, values = layer.keys, layer.values
+    if keys is None or values is None or keys.dim() != 4:
+        return None
+    return torch.stack((keys[0], values[0]))

@@ -14,10 +14,12 @@ _ROWS = 32
 
 def can_pack(weight: Tensor) -> bool:
     """Whether oneDNN's prepacked kernel serves this weight (CPU, float32 or fast bfloat16)."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
     ops: Any = torch.ops.mkldnn
-    if not hasattr(ops, "_reorder_linear_weight") or not hasattr(ops, "_linear_pointwise"):
+    if (
+        weight.device.type != "cpu"
+        or not hasattr(ops, "_reorder_linear_weight")
+        or not hasattr(ops, "_linear_pointwise")
+    ):
         return False
     if weight.dtype == torch.float32:
         return True

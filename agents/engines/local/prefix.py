@@ -78,10 +78,11 @@ class PrefixCache:
         self._touch(path)
         if not fresh:
             return
+        layers, two, heads, _, dim = kv.shape
         if self._pool is None:  # pages of it are only touched when a block is written
-            layers, two, heads, _, dim = kv.shape
             self._pool = kv.new_empty(capacity, layers, two, heads, self.block, dim)
-        blocks = kv[..., : count * self.block, :].unflatten(3, (count, self.block)).movedim(3, 0)
+        full = kv[..., : count * self.block, :]
+        blocks = full.reshape(layers, two, heads, count, self.block, dim).movedim(3, 0)
         index = torch.tensor([i for _, i in fresh], device=kv.device)
         self._pool[index] = blocks[fresh[0][0] :]
 

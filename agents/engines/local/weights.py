@@ -164,8 +164,8 @@ class Weights:
 
     def _reorder(self, projection: Tensor) -> Tensor:
         """Put rotation pairs side by side in every head. Scores q . k do not change by it."""
-        heads = projection.unflatten(0, (-1, self.shape.head_dim))
-        return heads[:, self._pairs].flatten(0, 1)
+        heads = projection.view(-1, self.shape.head_dim, *projection.shape[1:])
+        return heads[:, self._pairs].reshape(projection.shape)
 
     def _qk_norm(self, source: _Source, prefix: str) -> Tensor | None:
         if prefix + "q_norm.weight" not in source:
