@@ -8,9 +8,11 @@ are TOML, or plain text where they are not.
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar, cast, get_origin, get_type_hints
 
@@ -43,14 +45,15 @@ def parse(
     rest, given = take_open(argv, names)
     markers = (tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName)
     try:
-        parsed = tyro.cli(
-            cls,
-            prog=f"palestra {command}",
-            description=_description(cls, names),
-            args=rest,
-            default=tyro.MISSING_NONPROP if default is None else default,
-            config=markers if pairs else (*markers, tyro.conf.FlagCreatePairsOff),
-        )
+        with _no_color():
+            parsed = tyro.cli(
+                cls,
+                prog=f"palestra {command}",
+                description=_description(cls, names),
+                args=rest,
+                default=tyro.MISSING_NONPROP if default is None else default,
+                config=markers if pairs else (*markers, tyro.conf.FlagCreatePairsOff),
+            )
     except SystemExit as end:
         if not end.code and examples:
             print("examples:")
@@ -109,6 +112,19 @@ def deep_update(into: dict[str, Any], new: Mapping[str, Any]) -> None:
             deep_update(into[key], value)
         else:
             into[key] = value
+
+
+@contextmanager
+def _no_color() -> Iterator[None]:
+    """tyro does not read NO_COLOR, but takes a dumb terminal at its word."""
+    terminal = os.environ.get("TERM")
+    if os.environ.get("NO_COLOR"):
+        os.environ["TERM"] = "dumb"
+    try:
+        yield
+    finally:
+        if terminal is not None:
+            os.environ["TERM"] = terminal
 
 
 def _description(cls: type[Any], names: Sequence[str]) -> str:

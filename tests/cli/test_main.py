@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import subprocess
 import sys
 
@@ -78,3 +80,17 @@ def test_debug_keeps_the_traceback() -> None:
     result = run("trian", "--debug")
     assert "Traceback" in result.stderr
     assert "unknown command 'trian'" in result.stderr
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_colour_is_for_terminals_that_want_it(no_color: str, coloured: bool) -> None:
+    """Run under a pseudo-terminal: help is set in bold there, and plain with NO_COLOR."""
+    main, inner = pty.openpty()
+    environ = {**os.environ, "TERM": "xterm", "NO_COLOR": no_color}
+    command = [sys.executable, "-m", "palestra", "list", "--help"]
+    subprocess.run(command, stdout=inner, env=environ, timeout=60, check=True)
+    printed = os.read(main, 65536)
+    os.close(inner)
+    os.close(main)
+    assert (b"\x1b[" in printed) == coloured
+    assert b"\x1b" not in run("list", "--help").stdout.encode()
