@@ -18,7 +18,7 @@ import traceback
 import types
 from typing import Any, NoReturn
 
-from . import wire
+from . import kernel, wire
 
 CONTROL = 3  # the session's socket
 EXIT_SETUP, EXIT_PROTOCOL = 70, 71
@@ -130,6 +130,47 @@ def seed_everything(seed: int) -> None:
         sys.modules["numpy"].random.seed(seed % (1 << 32))
 
 
+def _copy_session() -> dict[str, Any]:
+    """Fork into an independent session; see `copies`. Returns in both processes.
+
+    The answer is for the original; the copy has no call to answer and gets an empty one.
+    """
+    _flush()
+    # Python reseeds `random` in every forked child: a copy shall draw the same numbers.
+    state = sys.modules["random"].getstate() if "random" in sys.modules else None
+    here = os.getcwd()
+    if os.fork():
+        return {"id": 0, "error": None}
+    if os.fork():
+        while True:  # the middle process; the server ends it
+            time.sleep(1000)
+    admin = 1 << kernel.CAP_SYS_ADMIN
+    kernel.set_capabilities(effective=admin, permitted=admin)
+    kernel.unshare(kernel.CLONE_NEWNS)
+    kernel.set_capabilities(effective=0, permitted=admin)
+    os.setsid()
+    os.chdir(here)
+    if state is not None:
+        sys.modules["random"].setstate(state)
+    return {}
+
+
+def _copy_session_or_why() -> dict[str, Any]:
+    """`_copy_session`, or the original's answer that it may not; a failed copy just ends."""
+    own = os.getpid()
+    try:
+        return _copy_session()
+    except BaseException as error:  # noqa: BLE001 - goes to the host
+        if os.getpid() != own:
+            _exit(EXIT_SETUP)
+        return {"id": 0, "error": f"{type(error).__name__}: {error}"}
+
+
+def _answer(message: dict[str, Any]) -> None:
+    for piece in wire.packets(message):
+        _write(CONTROL, piece)
+
+
 def serve(output_bytes: int) -> NoReturn:
     """Answer calls until the host hangs up. Anything unexpected ends the process."""
     namespace = _fresh_namespace()
@@ -140,12 +181,14 @@ def serve(output_bytes: int) -> NoReturn:
             packet = _read(CONTROL, wire.CHUNK + 1)
             if not packet:
                 _exit(0)
+            if packet == wire.FORK:
+                answer = _copy_session_or_why()
+                _answer(answer) if answer else _write(CONTROL, wire.READY)
+                continue
             message = assembler.feed(packet)
             if message is None:
                 continue
-            answer = _run(message["id"], message["code"], namespace, output_bytes)
-            for piece in wire.packets(answer):
-                _write(CONTROL, piece)
+            _answer(_run(message["id"], message["code"], namespace, output_bytes))
     except BaseException:  # noqa: BLE001 - a cell broke the runner
         pass
     _exit(EXIT_PROTOCOL)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 import tempfile
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,8 +74,8 @@ class Walls:
         elif not seccomp.usable():
             self.missing |= dict.fromkeys(("seccomp", "fork"), "the kernel has no filters")
 
-    def confine(self, limits: dict[str, Any]) -> None:
-        """Lock in the calling process for good."""
+    def confine(self, limits: dict[str, Any], uplink: socket.socket) -> None:
+        """Lock in the calling process for good; its listener, if any, goes up the `uplink`."""
         if self.scratch:
             os.chdir(tempfile.mkdtemp(dir=self.scratch))
             kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
@@ -83,11 +84,18 @@ class Walls:
             privateroot.fresh_work_folder(_WORK, limits["tmp_bytes"], limits["tmp_inodes"])
             os.chdir(_WORK)
         set_limits(limits, self.baseline)
-        kernel.set_capabilities(effective=0, permitted=0)
+        copying = "fork" not in self.missing
+        # Copying a session takes one mount namespace more: permitted, never effective in cells.
+        kernel.set_capabilities(effective=0, permitted=copying << kernel.CAP_SYS_ADMIN)
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         machine = seccomp.machine()
         if machine is not None and "seccomp" not in self.missing:
-            seccomp.install(machine, seccomp.allow_list(machine, supervised=False))
+            if copying:
+                listener = seccomp.install(machine, seccomp.notifier(machine), listen=True)
+                socket.send_fds(uplink, [b"%d" % os.getpid()], [listener])
+                os.close(listener)
+            uplink.close()
+            seccomp.install(machine, seccomp.allow_list(machine, supervised=copying))
 
 
 def _write(folder: int, name: str, text: str) -> None:

@@ -18,6 +18,7 @@ from . import wire
 from .waiting import Conversation, Wait
 
 START_S = 120.0  # a first session may have to wait for the server's imports
+FORK_S = 30.0  # a copy takes milliseconds
 KILL_S = 15.0  # a SIGKILL takes milliseconds; after this the sandbox counts as lost
 CPU_SLACK = 0.5  # seconds of CPU after which the limit is renewed with the server
 
@@ -83,18 +84,22 @@ class Process:
             for end in self._remote:
                 end.close()
 
-    def launch(self, op: dict[str, Any], seed: int) -> Conversation[None]:
+    def launch(self, seed: int) -> Conversation[None]:
         """Have the server make the process, and wait until it is ready."""
+        yield from self.announce({"op": "open", "seed": seed})
+        yield from self.await_ready(START_S)
+
+    def announce(self, op: dict[str, Any]) -> Conversation[None]:
+        """Tell the server of this session, and hand over its ends of the sockets."""
         self.cpu_limit = self.limits.cpu_s + self._slack()
         limits = asdict(self.limits) | {"cpu_s": self.cpu_limit}
-        message = {**op, "sid": self.sid, "limits": limits, "seed": seed}
+        message = {**op, "sid": self.sid, "limits": limits}
         yield from self.command(message, handles=True)
-        yield from self.await_ready()
 
-    def await_ready(self) -> Conversation[None]:
+    def await_ready(self, wait_s: float) -> Conversation[None]:
         """Wait for the process' first word; SandboxError if it does not come."""
         reply = Reply()
-        until = time.monotonic() + START_S
+        until = time.monotonic() + wait_s
         while not self.ready:
             self._receive(reply)
             if self.gone or time.monotonic() > until:

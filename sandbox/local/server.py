@@ -9,6 +9,7 @@ either dies, the kernel ends every session.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import importlib
 import json
@@ -22,7 +23,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from . import child, kernel, layout, wire
+from .copies import Copies, Copy, Family
 from .isolation import Walls
+from .notify import receive
 
 REHEARSAL = {
     "numpy": "import numpy; numpy.linalg.det(numpy.eye(3) + 1); numpy.random.rand(3).mean()",
@@ -44,6 +47,7 @@ class Live:
     cpu_limit: float  # absolute, in seconds of the process' CPU clock
     tasks: int
     reason: str = ""
+    family: Family | None = None
 
 
 class Server:
@@ -55,6 +59,9 @@ class Server:
         self._walls = walls
         self._by_pid: dict[int, Live] = {}
         self._by_fd: dict[int, Live] = {}
+        self._families: dict[int, Family] = {}
+        self._copies = Copies(self._adopt, self._abandon) if "fork" not in walls.missing else None
+        self._half_made: dict[int, int] = {}
         self._farewells: dict[int, tuple[socket.socket, bytes]] = {}
         self._epoll = select.epoll()
         self._wakeup, deaths = socket.socketpair()
@@ -63,8 +70,10 @@ class Server:
         self._deaths = deaths
         signal.set_wakeup_fd(deaths.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        self._epoll.register(control, select.EPOLLIN)
-        self._epoll.register(self._wakeup, select.EPOLLIN)
+        self._uplink, self._downlink = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._uplink.setblocking(False)
+        for source in (control, self._wakeup, self._uplink):
+            self._epoll.register(source, select.EPOLLIN)
 
     def run(self) -> None:
         """Serve until the host hangs up."""
@@ -75,27 +84,39 @@ class Server:
                 continue
             if not self._commands():
                 return
-            for descriptor, _ in events:
+            for descriptor, event in events:
                 if descriptor == self._wakeup.fileno():
                     self._wakeup.recv(4096)
+                elif descriptor in self._families and event & select.EPOLLIN:
+                    asked = receive(descriptor)
+                    if asked is not None and self._copies is not None:
+                        self._copies.decide(asked, self._families[descriptor])
                 elif descriptor in self._by_fd:
                     self._kill(self._by_fd[descriptor], "host")
+                elif descriptor in self._half_made:
+                    self._abandon(self._half_made[descriptor], "the host gave up")
                 elif descriptor in self._farewells:
                     self._farewell(*self._farewells.pop(descriptor))
             self._reap()
 
     def _commands(self) -> bool:
         """Read every waiting command; False when the host has gone."""
+        # Listeners first: a session sends its own before anybody can ask to have it copied.
+        self._listeners()
         while True:
             try:
                 data, handles, _, _ = socket.recv_fds(self._control, wire.CHUNK, 8)
             except BlockingIOError:
                 return True
+            except ConnectionResetError:
+                return False
             if not data:
                 return False
             message = wire.parse(data)
             if message["op"] == "open":
                 self._open(message, handles)
+            elif message["op"] == "fork":
+                self._fork(message, handles)
             elif message["op"] == "cpu":
                 for live in self._by_pid.values():
                     if live.sid == message["sid"]:
@@ -115,30 +136,98 @@ class Server:
         for handle in handles[1:]:
             os.close(handle)
         limits = message["limits"]
-        live = Live(message["sid"], pid, session, limits["cpu_s"], limits["tasks"])
-        self._by_pid[pid] = self._by_fd[session.fileno()] = live
-        self._epoll.register(session, select.EPOLLRDHUP | select.EPOLLHUP)
+        self._watch(Live(message["sid"], pid, session, limits["cpu_s"], limits["tasks"]))
 
     def _become_session(self, message: dict[str, Any], handles: list[int]) -> NoReturn:
         try:
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
             null = os.open("/dev/null", os.O_RDONLY)
             # Move everything out of the way of 0..3 before putting it there.
-            high = [os.dup2(fd, 200 + i) for i, fd in enumerate((null, *handles[1:], handles[0]))]
+            wanted = (null, *handles[1:], handles[0], self._downlink.fileno())
+            high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 16) for fd in wanted]
             for target, source in enumerate(high):
                 os.dup2(source, target)
-            kernel.close_from(4)
+            kernel.close_from(5)
             limits = message["limits"]
-            self._walls.confine(limits)
+            self._walls.confine(limits, socket.socket(fileno=4))
             child.seed_everything(message["seed"])
             gc.enable()
         except BaseException:  # noqa: BLE001 - reported through the exit code and stderr
             os.write(2, traceback.format_exc().encode())
             os._exit(child.EXIT_SETUP)
         child.serve(limits["output_bytes"])
+
+    def _listeners(self) -> None:
+        """Take in the listeners of new sessions: from then on their calls are decided."""
+        while True:
+            try:
+                data, handles, _, _ = socket.recv_fds(self._uplink, 64, 1)
+            except BlockingIOError:
+                return
+            live = self._by_pid.get(int(data))
+            if live is None:
+                os.close(handles[0])
+                continue
+            live.family = self._families[handles[0]] = Family(handles[0], live.tasks, {live.pid})
+            self._epoll.register(handles[0], select.EPOLLIN)
+
+    def _leave_family(self, live: Live) -> None:
+        self._abandon(live.pid, "the session ended while it was being copied")
+        family = live.family
+        if family is not None:
+            family.members.discard(live.pid)
+            if not family.members:
+                del self._families[family.listener]
+                self._epoll.unregister(family.listener)
+                os.close(family.listener)
+
+    def _fork(self, message: dict[str, Any], handles: list[int]) -> None:
+        """The host is about to ask a session to copy itself."""
+        parent = next((p for p in self._by_pid.values() if p.sid == message["of"]), None)
+        if self._copies is None or parent is None or parent.family is None:
+            why = self._walls.missing.get("fork", "the session is gone")
+            self._farewell(socket.socket(fileno=handles[0]), _exit_frame(error=why))
+            for handle in handles[1:]:
+                os.close(handle)
+            return
+        self._abandon(parent.pid, "another copy was asked for")
+        self._copies.begin(Copy(message, parent.pid, parent.family, handles))
+        self._half_made[handles[0]] = parent.pid
+        self._epoll.register(handles[0], select.EPOLLRDHUP | select.EPOLLHUP)
+
+    def _abandon(self, parent: int, why: str) -> None:
+        """Give up a copy under way, if there is one."""
+        handle = self._copies.abandon(parent) if self._copies is not None else None
+        if handle is not None:
+            del self._half_made[handle]
+            self._farewell(socket.socket(fileno=handle), _exit_frame(error=why))
+
+    def _adopt(self, copy: Copy) -> None:
+        """A copy is complete: from here on it is a session like any other."""
+        limits = copy.message["limits"]
+        for handle in copy.handles[1:]:
+            os.close(handle)
+        session = socket.socket(fileno=copy.handles[0])
+        del self._half_made[session.fileno()]
+        self._unwatch(session)
+        copy.family.members.add(copy.pid)
+        self._watch(
+            Live(
+                sid=copy.message["sid"],
+                pid=copy.pid,
+                socket=session,
+                cpu_limit=limits["cpu_s"],
+                tasks=limits["tasks"],
+                family=copy.family,
+            )
+        )
+
+    def _watch(self, live: Live) -> None:
+        self._by_pid[live.pid] = self._by_fd[live.socket.fileno()] = live
+        self._epoll.register(live.socket, select.EPOLLRDHUP | select.EPOLLHUP)
 
     def _kill(self, live: Live, reason: str) -> None:
         live.reason = live.reason or reason
@@ -157,6 +246,7 @@ class Server:
             if live is None:
                 continue
             del self._by_fd[live.socket.fileno()]
+            self._leave_family(live)
             self._farewell(
                 live.socket,
                 _exit_frame(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..base import Session
 from ..types import Execution, Limits, SandboxError, Status
 from . import wire
-from .process import Process, Reply
+from .process import FORK_S, Process, Reply
 from .waiting import Conversation, adrive, drive
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ class LocalSession(Session):
         return self
 
     async def afork(self) -> Session:
-        raise SandboxError("not yet")
+        return await adrive(self._fork())
 
     def fork(self) -> Session:
-        raise SandboxError("not yet")
+        return drive(self._fork())
 
     def close(self) -> None:
         self._lost = self._lost or "the session was closed"
@@ -70,7 +70,7 @@ class LocalSession(Session):
     def _fresh(self) -> Conversation[Process]:
         process = self._sandbox.new_process(self._limits)
         try:
-            yield from process.launch({"op": "open"}, self._seed)
+            yield from process.launch(self._seed)
         except BaseException as error:
             process.close()
             raise self._sandbox.explain(error) from error.__cause__
@@ -84,6 +84,36 @@ class LocalSession(Session):
             raise RuntimeError("the session is running another call; open or fork one for each")
         if self._process is not None and self._process.owner != os.getpid():
             raise SandboxError("the session belongs to the process that this one was forked from")
+
+    def _fork(self) -> Conversation[Session]:
+        self._usable()
+        self._busy = True
+        try:
+            process = self._process
+            if process is None:  # nothing to copy: the next call of either starts afresh
+                copy = LocalSession(self._sandbox, self._limits, self._seed)
+                copy._ended = self._ended
+                return copy
+            twin = yield from self._copy(process)
+            return LocalSession(self._sandbox, self._limits, self._seed, twin)
+        finally:
+            self._busy = False
+
+    def _copy(self, process: Process) -> Conversation[Process]:
+        """Announce the copy to the server, ask the interpreter to fork, await the twin."""
+        twin = self._sandbox.new_process(self._limits)
+        try:
+            yield from twin.announce({"op": "fork", "of": process.sid})
+            reply = yield from process.exchange([wire.FORK], 0, FORK_S)
+            if reply.answer is None or reply.answer.get("error"):
+                raise SandboxError(f"the session could not be copied: {_refusal(reply)}")
+            yield from twin.await_ready(FORK_S)
+        except BaseException as error:
+            twin.close()
+            if not isinstance(error, SandboxError) or process.gone:
+                self._abandon(error)
+            raise
+        return twin
 
     def _call(self, code: str, wall_s: float | None) -> Conversation[Execution]:
         self._usable()
@@ -144,6 +174,12 @@ class LocalSession(Session):
             cpu_s=cpu,
             truncated=cut_out or cut_err,
         )
+
+
+def _refusal(reply: Reply) -> str:
+    if reply.answer is not None:
+        return str(reply.answer.get("error"))
+    return f"it did not answer within {FORK_S:g} s" if reply.killed else "it ended"
 
 
 def _number(value: object) -> float:
