@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from palestra.cli.config import load_toml
 from palestra.cli.dispatch import COMMANDS
+from palestra.trainers.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / n for n in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -53,6 +55,18 @@ def test_commands_in_the_page_exist(page: Path) -> None:
             assert words[1].startswith("--") or words[1] in COMMANDS, words
         elif "/" in program:
             assert (ROOT / program).is_file(), words
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "toml")], ids=lambda p: p.name)
+def test_recipes_in_the_page_load(page: Path, tmp_path: Path) -> None:
+    for code in blocks(page, "toml"):
+        (tmp_path / "recipe.toml").write_text(code)
+        load_toml(TrainConfig, tmp_path / "recipe.toml")
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda p: p.name)
+def test_recipes_load(recipe: Path) -> None:
+    load_toml(TrainConfig, recipe)
 
 
 def test_there_is_python_to_run() -> None:
