@@ -1,0 +1,463 @@
+"""The report: whole, honest about what it leaves out, and safe with hostile text."""
+
+import json
+import math
+import random
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from palestra.agents.evaluation import EvalResult
+from palestra.agents.report import write_report
+from palestra.agents.report.charts import draw_charts
+from palestra.agents.report.text import visible
+from palestra.agents.report.transcripts import MAX_MESSAGE, gather_transcripts
+from palestra.agents.runlog import JsonLines, RunLog, plain, write_json
+from palestra.envs.types import (
+    FinishReason,
+    Group,
+    Invalid,
+    Message,
+    StopReason,
+    Task,
+    ToolCall,
+    ToolResult,
+    ToolStats,
+    ToolStatus,
+    Trajectory,
+    Turn,
+)
+from palestra.trainers.scaling import tool_signal
+
+HOSTILE = (
+    "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+    "\x00\x1b[31m\u202eevil\u2028 {{ 7*7 }} é 🙂"
+)
+
+
+def demo_group(rng, number, step=0, size=8, skill=0.5):
+    a, b = rng.randint(12, 99), rng.randint(12, 99)
+    question = f"What is {a} * {b}? Use the python tool if it helps, then answer."
+    system = Message("system", "You may call `python(code)`. Put the final number in \\boxed{}.")
+    task = Task(f"product-{number:04d}", (system, Message("user", question)), str(a * b), "train")
+    members = (demo_response(rng, task, a, b, skill) for _ in range(size))
+    return Group(task, tuple(replace(t, policy_version=step) for t in members))
+
+
+def demo_response(rng, task, a, b, skill):
+    """A plausible response: with a call or without, right or wrong, cut short or broken."""
+    luck, turns, results = rng.random(), [], []
+    observation = task.prompt
+    if rng.random() < 0.3 + 0.6 * skill:
+        fails = rng.random() < 0.25 * (1 - skill)
+        code = f"print({a} * {b}" + ("" if fails else ")")
+        call = ToolCall("python", json.dumps({"code": code}), "c1")
+        shown = json.dumps({"name": "python", "arguments": {"code": code}})
+        text = f"<think>I will multiply {a} and {b}.</think>\n<tool_call>\n{shown}\n</tool_call>"
+        output = "SyntaxError: '(' was never closed" if fails else f"{a * b}\n"
+        status = ToolStatus.ERROR if fails else ToolStatus.OK
+        result = ToolResult(call, output, status, 0.004 + 0.01 * rng.random())
+        results.append(result)
+        turns.append(Turn(observation, Message("assistant", text), (result,), 0.0, 61))
+        observation = (Message("tool", output, tool_call_id="c1", name="python"),)
+    correct = luck < skill + 0.25 * bool(results)
+    answer = a * b if correct else a * b + rng.choice([-10, 10, 100])
+    stop, reward, failure = StopReason.COMPLETED, float(correct), None
+    text = f"The product of {a} and {b} is \\boxed{{{answer}}}."
+    if rng.random() < 0.05:
+        stop, reward, correct = StopReason.MAX_TOKENS, 0.0, False
+        text = "<think>Let me break it down. " + f"{a} * {b} = {a} * {b // 10} * 10 + ... " * 12
+    elif rng.random() < 0.03:
+        stop, reward, correct = StopReason.ENV_ERROR, None, None
+        failure = Invalid("sandbox", "the session's process was killed (signal 9)")
+    finish = FinishReason.LENGTH if stop is StopReason.MAX_TOKENS else FinishReason.STOP
+    turns.append(Turn(observation, Message("assistant", text), (), reward or 0.0, 40, finish))
+    return demo_trajectory(task, turns, results, stop, reward, correct, failure, rng)
+
+
+def demo_trajectory(task, turns, results, stop, reward, correct, failure, rng):
+    words = "".join(m.content for t in turns for m in (*t.observation, t.action))
+    length = 30 + len(words) // 3
+    split = 30 + 2 * (length - 30) // 3
+    mask = [False] * 30 + [True] * (split - 30) + [False] * (length - split)
+    return Trajectory(
+        task_id=task.id,
+        env_id="palestra/Products-v0",
+        token_ids=tuple(range(length)),
+        mask=tuple(mask),
+        logprobs=tuple(-rng.random() if m else 0.0 for m in mask),
+        prompt_length=30,
+        turns=tuple(turns),
+        stop_reason=stop,
+        reward=reward,
+        reward_parts={} if reward is None else {"answer": reward},
+        correct=correct,
+        failure=failure,
+        tools=ToolStats.of(results),
+        seed=rng.getrandbits(60),
+        duration_s=rng.random() * 3,
+    )
+
+
+def demo_training(folder, steps=40, prompts=4, every=10):
+    """A training run that learns, with held-out evaluations kept whole."""
+    rng = random.Random(1)
+    config = {
+        "model": "demo/micro-5M",
+        "env": {"id": "palestra/Products-v0", "options": {"digits": 2}},
+        "algorithm": "dapo",
+        "group_size": 8,
+        "steps": steps,
+        "seed": 1,
+        "learner": {"lr": 3e-4, "clip": [0.2, 0.28]},
+    }
+    with RunLog.create(folder, config) as log:
+        for step in range(steps + 1):
+            skill = 0.15 + 0.55 / (1 + math.exp(-(step - steps / 2) / (steps / 8)))
+            groups = [
+                demo_group(rng, step * prompts + i, step, skill=skill) for i in range(prompts)
+            ]
+            metrics = tool_signal(groups) | {
+                "learner/loss": rng.gauss(0, 0.02),
+                "learner/grad_norm": math.nan if step == 3 else 0.5 + 0.1 * rng.random(),
+                "learner/entropy": 1.2 * math.exp(-step / steps) + 0.02 * rng.random(),
+                "mismatch/kl": 1e-4 * (1 + rng.random()),
+                "rollout/tokens_per_s": 24_000 + 900 * rng.random(),
+            }
+            if step % every == 0:
+                held_out = [demo_group(random.Random(i), i, step, 4, skill) for i in range(40)]
+                result = EvalResult.of_groups(held_out, name=f"step {step}")
+                log.write_evaluation(step, result.to_dict())
+                metrics |= result.metrics()
+            log.log(step, metrics)
+            log.write_groups(step, groups)
+
+
+def demo_evaluation(folder, tasks=60, size=4, group=demo_group):
+    rng = random.Random(2)
+    groups = [group(rng, i, size=size) for i in range(tasks)]
+    RunLog.create(folder, {"env": "palestra/Products-v0", "model": "demo/micro-5M"}).close()
+    lines = JsonLines(folder / "trajectories" / "samples.jsonl")
+    for one in groups:
+        for index, trajectory in enumerate(one.trajectories):
+            sample = {"task": one.task.to_dict(), "sample": index}
+            lines.append(sample | {"trajectory": trajectory.to_dict()})
+    lines.close()
+    write_json(folder / "result.json", EvalResult.of_groups(groups, name="micro-5M").to_dict())
+    return groups
+
+
+def hostile_group(rng, number, size=2):
+    group = demo_group(rng, number, size=size)
+    task = replace(group.task, id=HOSTILE, reference=HOSTILE, prompt=(Message("user", HOSTILE),))
+    turns = (Turn(task.prompt, Message("assistant", HOSTILE, (ToolCall(HOSTILE, HOSTILE),))),)
+    members = tuple(
+        replace(
+            t,
+            task_id=HOSTILE,
+            turns=turns,
+            stop_reason=StopReason.ENV_ERROR,
+            reward=None,
+            correct=None,
+            failure=Invalid(HOSTILE, HOSTILE),
+        )
+        for t in group.trajectories
+    )
+    return Group(task, members)
+
+
+class Page(HTMLParser):
+    """Elements, attributes and the content of scripts, as a browser's parser sees them."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.scripts, self.text = [], [], [], ""
+        self._in_script = False
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self._in_script = tag == "script"
+        if self._in_script:
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):
+        if tag == "script":
+            self._in_script = False
+
+    def handle_data(self, data):
+        if self._in_script:
+            self.scripts[-1] += data
+        else:
+            self.text += data
+
+    @property
+    def groups(self):
+        return json.loads(self.scripts[0])["groups"]
+
+
+def page_of(folder, **options):
+    return Page(write_report(folder, **options).read_text(encoding="utf-8"))
+
+
+def test_training_report_has_facts_curves_and_transcripts(tmp_path):
+    demo_training(tmp_path / "run", steps=12, prompts=1, every=6)
+    page = page_of(tmp_path / "run")
+    for text in (
+        "Training run",
+        "palestra/Products-v0",
+        "learner.clip",
+        "Before and after",
+        "differences paired by task",
+        "Held-out accuracy",
+        "Sampler and learner mismatch",
+        "Tokens per second",
+        "learner/loss",
+    ):
+        assert text in page.text
+    assert len(page.groups) == 13
+    assert [g["step"] for g in page.groups] == list(range(13))
+    assert "Only" not in page.text
+    label = next(v for tag, n, v in page.attributes if n == "aria-label" and "accuracy" in v)
+    assert re.search(r"Held-out accuracy: 0\.\d+ at first", label)
+
+
+def test_evaluation_report_has_results_and_tasks(tmp_path):
+    groups = demo_evaluation(tmp_path / "eval", tasks=6)
+    page = page_of(tmp_path / "eval")
+    assert "Evaluation" in page.text and "pass@4" in page.text and "clustered by task" in page.text
+    assert all(g.task.id in page.text for g in groups)
+    assert "Curves" not in page.text
+    sent = {g["task"]: g for g in page.groups}
+    group = groups[0]
+    view = sent[group.task.id]
+    assert [m["text"] for m in view["prompt"]] == [m.content for m in group.task.prompt]
+    for trajectory, member in zip(group.trajectories, view["members"], strict=True):
+        said = [m["text"] for m in member["messages"] if m["role"] == "assistant"]
+        assert said == [t.action.content for t in trajectory.turns]
+        assert member["reward"] == trajectory.reward
+        assert member["seed"] == str(trajectory.seed)
+
+
+def test_a_run_without_anything_yet_still_gives_a_report(tmp_path):
+    RunLog.create(tmp_path / "new", {}).close()
+    page = page_of(tmp_path / "new")
+    assert "kept no transcripts" in page.text
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        write_report(tmp_path)
+
+
+def test_nothing_is_fetched_and_only_our_script_may_run(tmp_path):
+    demo_evaluation(tmp_path / "eval", tasks=2)
+    page = page_of(tmp_path / "eval")
+    assert not {"link", "img", "iframe", "object", "base"} & set(page.tags)
+    assert not [a for a in page.attributes if a[1] in ("src", "href", "action", "style")]
+    policy = next(v for _, name, v in page.attributes if name == "content" and "default-src" in v)
+    assert "default-src 'none'" in policy and "script-src 'sha256-" in policy
+    assert "unsafe-inline" not in policy.split("script-src")[1].split(";")[0]
+    assert "innerHTML" not in page.scripts[1] and "fetch(" not in page.scripts[1]
+
+
+def test_hostile_text_stays_text(tmp_path):
+    folder = tmp_path / "eval"
+    demo_evaluation(folder, tasks=1, group=hostile_group)
+    RunLog.resume(folder).log(0, {HOSTILE: 1.0, f"eval/{HOSTILE}": 0.5})
+    RunLog.resume(folder).log(1, {HOSTILE: 2.0, f"eval/{HOSTILE}": 0.5})
+    write_json(folder / "config.json", {HOSTILE: HOSTILE, "model": HOSTILE, "env": HOSTILE})
+    page = page_of(folder, decode=lambda ids: HOSTILE)
+    assert page.tags.count("script") == 2
+    assert "img" not in page.tags
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    (group,) = page.groups
+    assert group["task"] == group["reference"] == HOSTILE
+    assert group["prompt"][0]["text"] == HOSTILE
+    member = group["members"][0]
+    assert member["messages"][0]["text"] == member["failure"]["message"] == HOSTILE
+    assert member["tokens"][0]["text"] == HOSTILE
+    assert "alert(1)" in page.text  # shown, as text
+    assert "{{ 7*7 }}" in page.text
+    assert not re.search("[\x00\x1b\u202e\u2028]", page.text + page.scripts[0])
+
+
+def test_text_that_is_no_valid_unicode_can_be_written(tmp_path):
+    folder = tmp_path / "run"
+    with RunLog.create(folder, {"model": "lone \ud800 surrogate"}) as log:
+        log.log(0, {"loss": 1.0})
+    assert "lone \\ud800 surrogate" in page_of(folder).text
+
+
+def test_large_training_runs_are_thinned_and_say_so(tmp_path):
+    demo_training(tmp_path / "run", steps=9, prompts=3)
+    page = page_of(tmp_path / "run", max_responses=40)
+    assert [g["step"] for g in page.groups] == list(range(10))  # one whole group of each step
+    assert "Only 10 of the 30 groups at the steps shown are in this file." in page.text
+    few = page_of(tmp_path / "run", max_responses=4)
+    assert [g["step"] for g in few.groups] == [0, 3, 6, 9]
+    assert "Only 4 of the 10 recorded steps and 4 of the 12 groups" in few.text
+
+
+def test_large_evaluations_are_thinned_evenly_and_say_so(tmp_path):
+    groups = demo_evaluation(tmp_path / "eval", tasks=17, size=2)
+    page = page_of(tmp_path / "eval", max_responses=12)
+    assert [g["task"] for g in page.groups] == [g.task.id for g in groups[::4]]
+    assert all(len(g["members"]) == 2 for g in page.groups)
+    assert "Only the transcripts of 5 of the 17 tasks are in this file." in page.text
+
+
+def test_long_messages_keep_their_ends(tmp_path):
+    def long_group(rng, number, size):
+        group = demo_group(rng, number, size=1)
+        (member,) = group.trajectories
+        action = Message("assistant", "a" * 30_000 + "the end")
+        return Group(group.task, (replace(member, turns=(Turn(group.task.prompt, action),)),))
+
+    demo_evaluation(tmp_path / "eval", tasks=1, group=long_group)
+    (group,) = page_of(tmp_path / "eval").groups
+    text = group["members"][0]["messages"][0]["text"]
+    assert len(text) < MAX_MESSAGE + 100
+    assert text.endswith("the end") and "10007 characters left out" in text
+
+
+def test_tool_results_that_the_agent_never_saw_are_shown_as_such(tmp_path):
+    task = Task("t", (Message("user", "?"),))
+    results = tuple(
+        ToolResult(ToolCall("python", "{}"), text, status)
+        for text, status in (("one", ToolStatus.OK), ("two", ToolStatus.TIMEOUT))
+    )
+    turns = (
+        Turn(task.prompt, Message("assistant", "call"), results[:1]),
+        Turn((Message("tool", "one"),), Message("assistant", "again"), results[1:]),
+    )
+    trajectory = demo_trajectory(
+        task, turns, results, StopReason.MAX_TURNS, 0.0, False, None, random.Random(0)
+    )
+    with RunLog.create(tmp_path / "run", {}) as log:
+        log.write_groups(1, [Group(task, (trajectory,))])
+    (group,) = gather_transcripts(tmp_path / "run", 10, None).groups
+    first, seen, second, unseen = group["members"][0]["messages"]
+    assert (first["text"], second["text"]) == ("call", "again")
+    assert seen["result"]["status"] == "ok" and "unseen" not in seen
+    assert unseen["result"]["status"] == "timeout" and unseen["unseen"]
+
+
+def test_tokens_are_shown_in_runs_of_sampled_and_not(tmp_path):
+    group = demo_group(random.Random(0), 0, size=1)
+    trajectory = group.trajectories[0]
+    with RunLog.create(tmp_path / "run", {}) as log:
+        log.write_groups(1, [group])
+    decode = "".join
+    view = gather_transcripts(tmp_path / "run", 10, lambda ids: decode(f"{i} " for i in ids))
+    runs = view.groups[0]["members"][0]["tokens"]
+    assert [r["sampled"] for r in runs] == [False, True, False]
+    assert sum(r["count"] for r in runs) == len(trajectory.token_ids)
+    assert "".join(r["text"] for r in runs).split() == [str(i) for i in trajectory.token_ids]
+    sampled = [p for p, m in zip(trajectory.logprobs, trajectory.mask, strict=True) if m]
+    assert runs[1]["logprob"] == pytest.approx(sum(sampled) / len(sampled))
+
+
+def test_charts_show_every_number_and_skip_what_is_missing():
+    records = [
+        {"step": 0, "eval/accuracy": 0.2, "eval/accuracy_low": 0.1, "eval/accuracy_high": 0.3},
+        {"step": 1, "odd/name": None, "reward/mean": 1.0, "text": "x", "flag": True},
+        {"step": 2, "eval/accuracy": 0.4, "eval/accuracy_low": 0.3, "eval/accuracy_high": 0.5},
+        {"step": 3, "odd/name": 1e12, "reward/mean": 1.0},
+    ]
+    charts = {c.title: c for c in draw_charts(records)}
+    assert list(charts) == ["Held-out accuracy", "Training reward", "odd/name"]
+    assert charts["Held-out accuracy"].latest == "40.0 %"
+    assert "band" in charts["Held-out accuracy"].svg
+    page = Page(str(charts["Held-out accuracy"].svg))
+    (series,) = json.loads(next(v for _, n, v in page.attributes if n == "data-series"))
+    assert series["x"] == [0, 2] and series["y"] == [0.2, 0.4] and series["low"] == [0.1, 0.3]
+    for _, name, value in page.attributes:
+        if name == "points":
+            assert all(0 <= float(n) <= 360 for n in re.split("[ ,]", value))
+    assert draw_charts([]) == []
+    assert len(draw_charts([{"step": 5, "x": 0.0}])) == 1
+
+
+DRIVER = """<script>
+const said = [];
+const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+addEventListener("error", (event) => said.push("ERROR " + event.message));
+(async () => {
+  said.push("rows " + document.querySelectorAll("#list li").length);
+  document.getElementById("next").click();
+  said.push(document.getElementById("page").textContent);
+  const set = (id, value, kind) => {
+    document.getElementById(id).value = value;
+    document.getElementById(id).dispatchEvent(new Event(kind));
+  };
+  set("outcome", "truncated", "change");
+  said.push("truncated " + document.querySelectorAll("#list .badge.truncated").length
+    + "/" + document.querySelectorAll("#list li").length);
+  set("outcome", "", "change");
+  set("search", "PRODUCT-0003", "input");
+  await wait(400);
+  said.push(document.getElementById("found").textContent);
+  document.querySelector("#list button").click();
+  said.push("members " + document.querySelectorAll("dialog[open] .member").length);
+  said.push("marked " + (document.querySelectorAll("dialog mark").length > 0));
+  document.getElementById("g-tokens").click();
+  said.push("runs " + document.querySelector("dialog .tokens .sampled").textContent.trim());
+  document.getElementById("g-next").click();
+  said.push(document.getElementById("g-title").textContent + " " + location.hash);
+  document.getElementById("g-close").click();
+  const chart = document.querySelector("svg[data-series]");
+  chart.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }));
+  said.push(document.querySelector(".tip").textContent);
+  document.getElementById("theme").click();
+  said.push(document.documentElement.dataset.theme);
+  const output = document.createElement("output");
+  output.textContent = said.join("|");
+  document.body.append(output);
+})();
+</script></body>"""
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs the chromium browser")
+def test_the_viewer_works_in_a_browser(tmp_path):
+    demo_training(tmp_path / "run", steps=9, prompts=1, every=3)
+    html = write_report(tmp_path / "run", decode=lambda ids: f"{len(ids)} ids").read_text()
+    page = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", html)
+    (tmp_path / "page.html").write_text(page.replace("</body>", DRIVER))
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --dump-dom"
+    quiet = "--disable-background-networking --disable-component-update --disable-sync"
+    command = [
+        "chromium",
+        *flags.split(),
+        *quiet.split(),
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    command += ["--virtual-time-budget=5000", (tmp_path / "page.html").as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True).stdout
+    groups = Page(html).groups
+    truncated = sum(m["outcome"] == "truncated" for g in groups for m in g["members"])
+    tokens = next(g for g in groups if g["task"] == "product-0003")["members"][0]["model_tokens"]
+    said = re.search("<output>(.*)</output>", dom)[1].split("|")
+    assert said[:3] == ["rows 50", "Page 2 of 2", f"truncated {truncated}/{truncated}"]
+    assert said[3:5] == ["8 of 80 responses match.", "members 8"]
+    assert said[5] == "marked false"  # the id is in the title, not in a message
+    assert said[6] == f"runs {tokens} ids"
+    assert said[7] == "product-0004 #response-4-0"
+    assert re.fullmatch(r"step 6\d+\.\d %( \[[\d., %]+\])?", said[8])
+    assert said[9] in ("dark", "light")
+
+
+def test_hidden_characters_are_written_out():
+    assert visible("a\x1b[0m\u202eb\n\tc\u200b") == "a\\x1b[0m\\u202eb\n\tc\\u200b"
+    assert visible("é 🙂 中") == "é 🙂 中"
+
+
+def test_reports_are_replaced_whole(tmp_path):
+    demo_evaluation(tmp_path / "eval", tasks=1)
+    first = write_report(tmp_path / "eval")
+    assert write_report(tmp_path / "eval") == first == tmp_path / "eval" / "report.html"
+    assert not list((tmp_path / "eval").glob(".*"))
+    assert plain(json.loads((tmp_path / "eval" / "config.json").read_text()))
