@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\boxed[ \t]+([^\s{}$]+)")
 _TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL | re.IGNORECASE)
-_HASH = re.compile(r"^[ \t]*####[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
+_HASH = re.compile(r"^[ \t]*####(.*\S.*)$", re.MULTILINE)
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\$?(?:\d+(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?")
 
 
@@ -53,8 +53,11 @@ def last_boxed(text: str) -> str | None:
     if not found:
         return None
     inner = found[-1].strip()
-    while inner.startswith("\\boxed{") and inner.endswith("}"):
-        inner = inner[len("\\boxed{") : -1].strip()
+    for _ in range(3):  # \boxed{\boxed{5}}, but no deeper than anyone means it
+        nested = boxed(inner)
+        if len(nested) != 1 or inner != f"\\boxed{{{nested[0]}}}":
+            break
+        inner = nested[0].strip()
     return inner
 
 

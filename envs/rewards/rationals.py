@@ -74,7 +74,9 @@ class Several:
 
 def normalise(text: str) -> str:
     """Strip what never changes the value: math delimiters, spacing macros, a final stop."""
-    text = _NOISE.sub("", text.translate(_TRANSLATE)).strip()
+    text = _NOISE.sub("", text.translate(_TRANSLATE))
+    # One space for many: the patterns below would take cubic time over a long run of them.
+    text = " ".join(text.split())
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
     text = text.replace("\\%", "%").replace("\\$", "$").replace("{,}", ",")
     for _ in range(3):

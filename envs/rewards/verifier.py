@@ -188,6 +188,11 @@ class VerifierPool:
                         return Verdict("timeout", message=f"used up {limit} s of CPU time")
                     if last_try:
                         raise VerifierError(f"verifier {kind!r}: {lost}") from lost
+        except BaseException:
+            if worker is not None:  # interrupted: its late answer must not meet a later question
+                worker.close()
+                worker = None
+            raise
         finally:
             slots.put(worker)
         raise AssertionError("unreachable: the second try returns or raises")
