@@ -30,29 +30,28 @@ def before_after(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> Row | No
     if len(kept) >= 2:
         (first, before), (last, after) = kept[0], kept[-1]
         estimates = (before.estimates, after.estimates)
-        differences = {
-            metric: _difference(before, after, metric)
+        differences = [
+            _difference(before, after, metric)
             for metric in ("score", "accuracy")
             if metric in before.estimates and metric in after.estimates
-        }
+        ]
     else:
         steps = [m for m in metrics if any(k.startswith("eval/") for k in m)]
         if len(steps) < 2:
             return None
         first, last = steps[0]["step"], steps[-1]["step"]
         estimates = (_logged(steps[0]), _logged(steps[-1]))
-        differences = {}
+        differences = []
     names = [name for name in estimates[0] if name in estimates[1]]
     rows = [
         {
             "label": LABELS.get(name, name),
             "before": _row(name, estimates[0][name]),
             "after": _row(name, estimates[1][name]),
-            "difference": differences.get(name, {"value": "", "interval": ""}),
         }
         for name in names
     ]
-    return {"first": first, "last": last, "rows": rows, "paired": bool(differences)}
+    return {"first": first, "last": last, "rows": rows, "differences": differences}
 
 
 def task_rows(result: EvalResult) -> list[Row]:
@@ -82,7 +81,8 @@ def _kept_evaluations(folder: Path) -> list[tuple[int, EvalResult]]:
 def _difference(before: EvalResult, after: EvalResult, metric: str) -> Row:
     d = compare(before, after, metric)
     scale, digits, unit = (100, 1, " points") if metric == "accuracy" else (1, 3, "")
-    row = {"value": f"{scale * d.value:+.{digits}f}{unit}", "interval": ""}
+    row = {"label": LABELS.get(metric, metric), "interval": ""}
+    row["value"] = f"{scale * d.value:+.{digits}f}{unit}"
     if not math.isnan(d.low):
         low, high = (f"{scale * bound:+.{digits}f}" for bound in (d.low, d.high))
         row["interval"] = f"[{low}, {high}], p = {d.p_value:.2g}"

@@ -214,7 +214,7 @@ def test_training_report_has_facts_curves_and_transcripts(tmp_path):
         "palestra/Products-v0",
         "learner.clip",
         "Before and after",
-        "differences paired by task",
+        "Differences are paired by task",
         "Held-out accuracy",
         "Sampler and learner mismatch",
         "Tokens per second",
