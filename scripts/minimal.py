@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import palestra
+from palestra.envs.core import ToolEnv
 from palestra.envs.types import Message, Task
 
 # 1. Tokens. A word-level vocabulary keeps episodes at a dozen tokens.
@@ -96,7 +97,7 @@ def pretrain(policy: Policy, steps: int) -> None:
 # 4. Rollouts. An episode holds exactly the ids that were sampled or observed; `mask` is 1
 # where the policy chose, and `logps` are the sampler's.
 class Episode:
-    def __init__(self, env, task: Task) -> None:
+    def __init__(self, env: ToolEnv, task: Task) -> None:
         self.env = env
         observation, _ = env.reset(seed=0, options={"task": task})
         self.ids = encode(observation[-1].content)

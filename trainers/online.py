@@ -21,6 +21,8 @@ from ..agents.agent import Agent
 from ..agents.engines import make_engine
 from ..agents.engines.base import Engine, SamplingParams
 from ..agents.engines.loading import load_model
+from ..agents.evaluation import EvalResult
+from ..agents.report import write_report
 from ..agents.rollout import EnvPool, RolloutLimits, collect
 from ..agents.runlog import RunLog, plain
 from ..agents.seeding import derive_seed
@@ -78,6 +80,7 @@ async def run(config: TrainConfig, folder: Path, resume: bool, on_step: OnStep) 
                 if trainer.is_due(config.checkpoint_every):
                     trainer.save()
         trainer.close()
+    write_report(folder, decode=trainer.tokenizer.decode)
     return folder
 
 
@@ -168,7 +171,7 @@ class Trainer:
         await self.engine.load_weights(version, tensors)
 
     async def evaluate(self) -> Metrics:
-        """Held-out tasks, the same ones and the same seeds each time."""
+        """Estimates with intervals on held-out tasks: the same tasks and seeds each time."""
         groups = await collect(
             self.exams,
             self.examiner,
@@ -178,8 +181,7 @@ class Trainer:
             limits=self.limits,
             concurrency=self.config.sampling.concurrency,
         )
-        signal = tool_signal(groups)
-        return {name.replace("signal/", "eval/", 1): v for name, v in signal.items()}
+        return EvalResult.of_groups(groups).metrics("eval/")
 
     def costs(self, groups: Sequence[Group], drawn: Sequence[Group]) -> Metrics:
         """What the step cost, dynamic sampling's waste included."""

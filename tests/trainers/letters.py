@@ -1,0 +1,65 @@
+"""An environment with a smooth reward, for training runs in tests; and such a run.
+
+python letters.py FOLDER [--resume]
+"""
+
+import sys
+from pathlib import Path
+
+from palestra.envs.core import ToolEnv
+from palestra.envs.registration import register
+from palestra.envs.types import Message, Task
+from palestra.trainers.config import EvalConfig, LearnerConfig, SamplingConfig, TrainConfig
+
+STEPS = 6
+
+
+class Letters(ToolEnv):
+    """Pays the share of letters among what was written."""
+
+    def __init__(self, split: str = "train") -> None:
+        prompts = [(Message("user", f"{split} {i}"),) for i in range(12)]
+        tasks = [Task(f"{split}-{i}", prompt) for i, prompt in enumerate(prompts)]
+        super().__init__(tasks=tasks, protocol="hermes")
+
+    def grade(self, task: Task, messages: tuple[Message, ...]) -> float:
+        text = messages[-1].content
+        return sum(c.isalpha() for c in text) / (len(text) + 1)
+
+
+register("tests/Letters-v0", Letters)
+
+
+def save_model(folder: Path) -> Path:
+    from fakes import tiny_model, tiny_tokenizer
+
+    tiny_model("qwen3").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def config(model: Path, **changes: object) -> TrainConfig:
+    from palestra.trainers.config import EnvConfig
+
+    values = {
+        "model": str(model),
+        "env": EnvConfig("tests/Letters-v0"),
+        "algorithm": "dapo",
+        "algorithm_options": {"overlong_length": 32, "overlong_cache": 8},
+        "learner": LearnerConfig(lr=3e-3),
+        "sampling": SamplingConfig(max_tokens=24),
+        "eval": EvalConfig(every=2, tasks=4),
+        "steps": STEPS,
+        "prompts_per_step": 3,
+        "group_size": 4,
+        "checkpoint_every": 2,
+        "threads": 1,
+    }
+    return TrainConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    from palestra.trainers.online import train
+
+    folder = Path(sys.argv[1])
+    train(config(folder.parent / "model"), folder, resume="--resume" in sys.argv)
