@@ -130,7 +130,7 @@ class RunLog:
         aside = path.with_name(f".{path.name}.tmp")
         with self._lock:
             with aside.open("wb") as raw:
-                with gzip.open(raw, "wt", encoding="utf-8", compresslevel=5) as lines:
+                with gzip.open(raw, "wt", encoding="utf-8", compresslevel=1) as lines:
                     for group in groups:
                         lines.write(json.dumps(group.to_dict(), separators=(",", ":")) + "\n")
                 raw.flush()

@@ -65,39 +65,54 @@ async def evaluate(
     _check(tasks, samples, concurrency)
     wanted = {(task.id, i): task for task in tasks for i in range(samples)}
     done = _resumed(folder, wanted, seed, resume) if folder else {}
-    left = iter([(key, task) for key, task in wanted.items() if key not in done])
     keep, tally = _Keeper(folder), _Tally(done.values(), len(wanted))
 
-    async def worker() -> None:
-        for (task_id, index), task in left:
-            async with pool.borrow() as env:
-                trajectory = await rollout(
-                    env,
-                    agent,
-                    task,
-                    seed=derive_seed(seed, task_id, index),
-                    env_seed=derive_seed(seed, "env", task_id),
-                    limits=limits,
-                )
-            done[task_id, index] = Sample.of(trajectory)
-            keep.sample(task, index, trajectory)
-            if progress:
-                progress(tally.add(trajectory))
+    def finished(task: Task, index: int, trajectory: Trajectory) -> None:
+        done[task.id, index] = Sample.of(trajectory)
+        keep.sample(task, index, trajectory)
+        if progress:
+            progress(tally.add(trajectory))
 
+    left = {key: task for key, task in wanted.items() if key not in done}
     try:
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(min(concurrency, len(wanted) - len(done))):
-                workers.create_task(worker())
+        await _play(pool, agent, left, seed, limits, concurrency, finished)
     finally:
         keep.close()
-    rows = [TaskRow(t.id, tuple(done[t.id, i] for i in range(samples))) for t in tasks]
-    settings = _settings(agent, samples, seed, limits)
     result = EvalResult.of(
-        rows, name=name, env_id=await _env_id(pool), level=level, settings=settings
+        [TaskRow(t.id, tuple(done[t.id, i] for i in range(samples))) for t in tasks],
+        name=name,
+        env_id=await _env_id(pool),
+        level=level,
+        settings=_settings(agent, samples, seed, limits),
     )
     if folder:
         write_json(folder / "result.json", result.to_dict())
     return result
+
+
+async def _play(
+    pool: EnvPool,
+    agent: Agent,
+    left: Mapping[Key, Task],
+    seed: int,
+    limits: RolloutLimits | None,
+    concurrency: int,
+    finished: Callable[[Task, int, Trajectory], None],
+) -> None:
+    queue = iter(left.items())
+
+    async def worker() -> None:
+        for (task_id, index), task in queue:
+            member, episode = derive_seed(seed, task_id, index), derive_seed(seed, "env", task_id)
+            async with pool.borrow() as env:
+                trajectory = await rollout(
+                    env, agent, task, seed=member, env_seed=episode, limits=limits
+                )
+            finished(task, index, trajectory)
+
+    async with asyncio.TaskGroup() as workers:
+        for _ in range(min(concurrency, len(left))):
+            workers.create_task(worker())
 
 
 def read_samples(folder: Path) -> Iterator[tuple[Task, int, Trajectory]]:

@@ -29,7 +29,7 @@ class Estimate:
     count: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return _without_nan(asdict(self))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Estimate:
@@ -55,7 +55,7 @@ class PairedDifference:
     left_out: int
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return _without_nan(asdict(self))
 
 
 def mean_interval(by_task: Sequence[Sequence[float]], level: float = 0.95) -> Estimate:
@@ -219,6 +219,11 @@ def _beta_fraction(a: float, b: float, x: float) -> float:
 
 def _away_from_zero(value: float, tiny: float) -> float:
     return value if abs(value) > tiny else tiny
+
+
+def _without_nan(numbers: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: null stands for what is not known."""
+    return {name: None if math.isnan(value) else value for name, value in numbers.items()}
 
 
 def _t_interval(values: np.ndarray[Any, np.dtype[np.float64]], level: float) -> tuple[float, float]:

@@ -221,6 +221,7 @@ def test_paired_interval_covers_and_is_narrower_than_two_separate_ones():
 
 
 def test_estimate_round_trip_keeps_missing_bounds():
-    estimate = Estimate.from_dict({"value": 0.5, "low": None, "high": None, "count": 1})
-    assert math.isnan(estimate.low)
+    one = mean_interval([[0.25, 0.75]])
+    assert one.to_dict() == {"value": 0.5, "low": None, "high": None, "count": 1}
+    assert math.isnan(Estimate.from_dict(one.to_dict()).low)
     assert Estimate.from_dict(wilson(1, 3).to_dict()) == wilson(1, 3)
