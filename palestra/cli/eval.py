@@ -16,6 +16,7 @@ from tyro.conf import Positional
 from .environment import find, make_environment, parameters
 from .errors import UsageError
 from .parsing import parse
+from .progress import hush
 
 if TYPE_CHECKING:
     from ..agents.evaluation import EvalResult
@@ -85,6 +86,7 @@ EXAMPLES = (
 def main(argv: Sequence[str]) -> int:
     options = parse(Options, argv, command="eval", examples=EXAMPLES)
     earlier = _earlier(options.against)
+    hush(options.model)
     with closing(make_environment(options.id, settings(options))) as env:
         env_tasks = cast("ChatEnv", env.unwrapped).tasks
         tasks = [env_tasks[i] for i in range(min(options.tasks, len(env_tasks)))]

@@ -1,9 +1,11 @@
-"""One line for each training step."""
+"""What a run says while it is under way."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 # heading, metric, how its value is written
@@ -19,8 +21,18 @@ COLUMNS = (
 WIDTH = 9
 
 
+def hush(model: str) -> None:
+    """Keep transformers from drawing a bar for every file it reads or writes.
+
+    Call it before transformers is imported. A model from a hub keeps the bars, as its
+    download can take long.
+    """
+    if model == "smollm2" or Path(model).is_dir():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
 class StepPrinter:
-    """Prints a table as it grows; callable as `on_step` of `trainers.online.train`."""
+    """Prints a line for each step; callable as `on_step` of `trainers.online.train`."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps

@@ -13,7 +13,7 @@ from ..trainers.config import TrainConfig
 from .config import load_json, load_toml
 from .errors import UsageError
 from .parsing import parse
-from .progress import StepPrinter
+from .progress import StepPrinter, hush
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> int:
 
 def train(config: TrainConfig, folder: Path | None, resume: Path | None, name: str) -> Path:
     """Run the loop with a line of progress for each step, and return the run's folder."""
+    hush(config.model)
     from ..agents.runlog import new_folder
     from ..trainers.online import train as run
 

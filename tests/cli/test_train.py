@@ -7,13 +7,31 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from fakes import save_tiny_model
 
 from palestra import cli
-from palestra.agents.runlog import plain
+from palestra.agents.runlog import plain, read_metrics
 from palestra.cli import train as command
 from palestra.cli.progress import StepPrinter
 from palestra.trainers.config import EnvConfig, TrainConfig
 
+RECIPE = """
+model = "{model}"
+algorithm = "grpo"
+prompts_per_step = 1
+group_size = 2
+checkpoint_every = 1
+
+[env.options]
+tasks = "arithmetic"
+instructions = ""
+
+[sampling]
+max_tokens = 8
+
+[eval]
+tasks = 2
+"""
 Capture = pytest.CaptureFixture[str]
 
 
@@ -70,3 +88,21 @@ def test_progress_is_one_line_a_step(capsys: Capture) -> None:
     assert " ".join(heading.split()) == "step reward correct tool use tokens tok/s s held-out"
     assert before.split() == ["0/2", "25.0%"]
     assert first.split() == ["1/2", "0.500", "1234"]
+
+
+def test_a_run_for_real_then_resumed_then_evaluated(tmp_path: Path, capsys: Capture) -> None:
+    """A tiny random model: nothing is learnt, but every command meets the files of the others."""
+    model, run = save_tiny_model(tmp_path / "model"), tmp_path / "run"
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE.format(model=model))
+    assert cli.main(["train", str(recipe), "--folder", str(run), "--steps", "1"]) == 0
+    assert cli.main(["train", "--resume", str(run), "--steps", "2"]) == 0
+    assert [record["step"] for record in read_metrics(run)] == [0, 1, 2]
+
+    checkpoint = str(run / "checkpoints" / "step-2")
+    options = ["--env.tasks", "arithmetic", "--tasks", "2", "--max-tokens", "8"]
+    folder = ["--folder", str(tmp_path / "eval")]
+    argv = ["eval", "palestra/MathCode-v0", "--model", checkpoint, *options, *folder]
+    assert cli.main(argv) == 0
+    assert cli.main(["view", str(run), "--tokens"]) == 0
+    assert "kept in" in capsys.readouterr().out
