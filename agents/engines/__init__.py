@@ -25,7 +25,7 @@ def make_engine(spec: str, model: Any, **options: Any) -> Engine:
     Args:
         spec: "local", "vllm", "scripted" or "package.module:Class".
         model: the first argument of the class: for "local" a model name, a folder or a
-            loaded model (then with `tokenizer=`); for "vllm" a model name or folder; for
+            loaded model (then with `tokenizer=`); for "vllm" a name or folder; for
             "scripted" the replies.
         options: the other arguments of the class.
 
@@ -40,13 +40,5 @@ def make_engine(spec: str, model: Any, **options: Any) -> Engine:
             f"unknown engine {spec!r}: expected one of {', '.join(ENGINES)} or 'module:Class'"
         )
     engine_class = getattr(import_module(module_name, __name__), class_name)
-    if spec == "local" and isinstance(model, str):
-        model, options["tokenizer"] = _load(model, options.pop("dtype", None))
     engine: Engine = engine_class(model, **options)
     return engine
-
-
-def _load(name: str, dtype: Any) -> tuple[Any, Any]:
-    load_model: Any = import_module(".loading", __name__).load_model
-    model, tokenizer = load_model(name) if dtype is None else load_model(name, dtype=dtype)
-    return model, tokenizer

@@ -14,7 +14,10 @@ def token_budget(prompt_tokens: int, params: SamplingParams, context_length: int
 
     Raises:
         ContextOverflow: there is no room for a single token.
+        ValueError: the prompt is empty.
     """
+    if prompt_tokens < 1:
+        raise ValueError("prompt_ids is empty: a completion needs at least one prompt token")
     room = context_length - prompt_tokens
     if room < 1:
         raise ContextOverflow(

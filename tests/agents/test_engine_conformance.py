@@ -198,22 +198,26 @@ def test_stop_token_ids_end_with_stop(case: Case) -> None:
 
 
 def test_a_stop_string_across_tokens_keeps_all_of_them(case: Case) -> None:
-    decode = case.engine.tokenizer.decode
-    free = case.generate(case.prompt(), seed=3, max_tokens=40)
-    ids = free.token_ids
-    # The text of three tokens, which no shorter beginning of the completion contains.
-    start, stop = next(
-        (i, text)
-        for i in range(4, len(ids) - 3)
-        if "\ufffd" not in (text := decode(ids[i : i + 3]))
-        and text not in decode(ids[: i + 2])
-        and decode(ids[: i + 3]).endswith(text)
-    )
-    completion = case.generate(case.prompt(), seed=3, max_tokens=40, stop=("never", stop))
+    seed, start, stop, free = a_text_of_two_tokens(case)
+    completion = case.generate(case.prompt(), seed=seed, max_tokens=40, stop=("never", stop))
     assert completion.finish_reason is FinishReason.STOP_STRING
     assert completion.stop == stop
-    assert completion.token_ids == ids[: start + 3]
-    case.assert_close(completion.logprobs, free.logprobs[: start + 3])
+    assert completion.token_ids == free.token_ids[: start + 2]
+    case.assert_close(completion.logprobs, free.logprobs[: start + 2])
+
+
+def a_text_of_two_tokens(case: Case) -> tuple[int, int, str, Completion]:
+    """(seed, i, text, completion) where tokens i and i + 1 complete `text` for the first time."""
+    decode = case.engine.tokenizer.decode
+    for seed in range(40):
+        completion = case.generate(case.prompt(), seed=seed, max_tokens=40)
+        ids = completion.token_ids
+        for i in range(4, len(ids) - 2):
+            text, before = decode(ids[i : i + 2]), decode(ids[: i + 1])
+            complete = "\ufffd" not in text and decode(ids[: i + 2]).endswith(text)
+            if complete and len(text) > 1 and text not in before:
+                return seed, i, text, completion
+    raise AssertionError("no completion holds a text of two tokens: make the model less random")
 
 
 def test_a_stop_string_that_never_comes_changes_nothing(case: Case) -> None:
@@ -222,6 +226,11 @@ def test_a_stop_string_that_never_comes_changes_nothing(case: Case) -> None:
     assert completion.token_ids == free.token_ids
     assert completion.finish_reason is free.finish_reason
     assert completion.stop is None
+
+
+def test_an_empty_prompt_is_refused(case: Case) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        case.generate([])
 
 
 def filled(case: Case, length: int) -> list[int]:

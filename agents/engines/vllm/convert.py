@@ -56,6 +56,17 @@ def finish_reason(
     return FinishReason.LENGTH
 
 
+def parameter_names(folder: str) -> set[str]:
+    """Names in the safetensors files of a model folder; empty where there is none (hub ids)."""
+    from safetensors import safe_open
+
+    names: set[str] = set()
+    for file in Path(folder).glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            names.update(tensors.keys())
+    return names
+
+
 def shared_memory(tensors: Mapping[str, torch.Tensor]) -> str | None:
     """/dev/shm where it has room for the tensors; None is the default temporary folder."""
     size = sum(t.numel() * t.element_size() for t in tensors.values())

@@ -18,7 +18,7 @@ import itertools
 import tempfile
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +28,7 @@ from ....envs.types import Completion, FinishReason
 from ..base import ContextOverflow, EngineError, SamplingParams, Tokenizer
 from ..requests import RequestGate, StopStrings, token_budget
 from . import startup
-from .convert import extend, finish_reason, save, shared_memory, to_vllm
+from .convert import extend, finish_reason, parameter_names, save, shared_memory, to_vllm
 
 if TYPE_CHECKING:
     import torch
@@ -93,10 +93,13 @@ class VllmEngine:
         config = self._llm.vllm_config.model_config
         self.context_length: int = config.max_model_len
         self._dtype: torch.dtype = config.dtype
+        self._vocab_size: int = config.get_vocab_size()
+        self._parameters = parameter_names(folder)
         self._ends = startup.end_ids(self.tokenizer, config)
         self._version = 0
         self._names = map(str, itertools.count())
         self._gate = RequestGate()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def policy_version(self) -> int:
@@ -109,6 +112,7 @@ class VllmEngine:
         `decode_s`.
         """
         budget = token_budget(len(prompt_ids), params, self.context_length)
+        self._check_ids(prompt_ids)
         return await self._on_loop(self._generate(list(prompt_ids), params, budget))
 
     async def _generate(self, prompt: list[int], params: SamplingParams, budget: int) -> Completion:
@@ -143,6 +147,14 @@ class VllmEngine:
                 decode_s=time.perf_counter() - first,
             )
 
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        # One id too large and vLLM's worker dies, and with it every request.
+        if not 0 <= min(ids) <= max(ids) < self._vocab_size:
+            raise ValueError(
+                f"token ids must be within the vocabulary, 0 to {self._vocab_size - 1}, "
+                f"got {min(ids)} to {max(ids)}: does the tokenizer belong to the model?"
+            )
+
     async def _stream(self, prompt: list[int], request: Any) -> AsyncGenerator[Any, None]:
         """vLLM's outputs; leaving early, also by cancellation, aborts the request."""
         stream = self._llm.generate({"prompt_token_ids": prompt}, request, next(self._names))
@@ -161,6 +173,7 @@ class VllmEngine:
             )
         if len(token_ids) < 2:
             return []
+        self._check_ids(token_ids)
         return await self._on_loop(self._logprobs(list(token_ids), temperature or 1.0))
 
     async def _logprobs(self, ids: list[int], temperature: float) -> list[float]:
@@ -190,7 +203,17 @@ class VllmEngine:
                 await asyncio.shield(self._llm.collective_rpc("set_temperature", args=(1.0,)))
 
     async def load_weights(self, version: int, tensors: Mapping[str, torch.Tensor]) -> None:
-        """See `Engine.load_weights`. `tensors` must hold every parameter of the model."""
+        """See `Engine.load_weights`. A tied head may be left out.
+
+        Raises:
+            ValueError: parameters of the model are missing from `tensors`.
+            EngineError: vLLM did not take them; close the engine, its weights are undefined.
+        """
+        if missing := sorted(self._parameters - set(tensors)):
+            raise ValueError(
+                f"{len(missing)} of the model's {len(self._parameters)} parameters are missing, "
+                f"such as {missing[0]!r}: give all of them under their Hugging Face names"
+            )
         await self._on_loop(self._load_weights(version, tensors))
 
     async def _load_weights(self, version: int, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -207,25 +230,44 @@ class VllmEngine:
         if self._closed:
             work.close()
             raise EngineError("the vLLM engine was closed: make a new one")
+        future = asyncio.run_coroutine_threadsafe(self._tracked(work), self._loop)
         try:
-            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+            return await asyncio.wrap_future(future)
         except (ValueError, EngineError):
             raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # the caller was cancelled; otherwise `aclose` was called meanwhile
+            raise EngineError("the vLLM engine was closed during the request") from None
         except Exception as error:
             raise EngineError(f"vLLM failed: {type(error).__name__}: {error}") from error
 
+    async def _tracked(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            return await work
+        finally:
+            self._tasks.discard(task)
+
     async def aclose(self) -> None:
-        """End vLLM's processes. Requests in flight fail with EngineError."""
+        """End vLLM's processes. Requests in flight fail with EngineError. Idempotent."""
         if self._closed:
             return
         self._closed = True
+        ours = _cancel_all(self._tasks)
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ours, self._loop))
         llm, self._llm = self._llm, None
-        await asyncio.to_thread(llm.shutdown)
+        await asyncio.to_thread(startup.shut_down, llm)
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop))
         self._stop_loop()
 
     def _stop_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -237,3 +279,11 @@ class VllmEngine:
         trace: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+async def _cancel_all(tasks: Iterable[asyncio.Task[Any]] | None = None) -> None:
+    """Cancel these tasks, or all others of the running loop, and wait for their end."""
+    doomed = set(asyncio.all_tasks() if tasks is None else tasks) - {asyncio.current_task()}
+    for task in doomed:
+        task.cancel()
+    await asyncio.gather(*doomed, return_exceptions=True)

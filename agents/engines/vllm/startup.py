@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +41,14 @@ async def start(arguments: dict[str, Any]) -> Any:
         raise EngineError(f"vLLM did not start: {type(error).__name__}: {error}") from error
 
 
+def shut_down(llm: Any) -> None:
+    """End vLLM's processes, giving them time to tidy up where the version can wait."""
+    if "timeout" in inspect.signature(llm.shutdown).parameters:
+        llm.shutdown(timeout=20.0)
+    else:
+        llm.shutdown()
+
+
 def import_vllm() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -70,11 +79,11 @@ def memory_arguments(cache_gb: int | None) -> dict[str, Any]:
 
 def resolve(model: str) -> str:
     """The folder or hub id to hand to vLLM."""
-    if Path(model).is_dir():
-        return model
-    from ..loading import model_folder
+    if model != "smollm2":
+        return str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else model
+    from ..loading import _smollm2_folder
 
-    return str(model_folder(model))
+    return str(_smollm2_folder())
 
 
 def load_tokenizer(folder: str) -> Any:
