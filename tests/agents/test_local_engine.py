@@ -1,0 +1,471 @@
+"""The local engine against Hugging Face, and what it promises beyond the engine protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable
+from functools import cache
+from typing import Any, TypeVar
+
+import pytest
+from fakes import tiny_tokenizer
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from palestra.agents.engines.base import (  # noqa: E402
+    ContextOverflow,
+    Engine,
+    EngineError,
+    SamplingParams,
+)
+from palestra.agents.engines.local import LocalEngine  # noqa: E402
+from palestra.agents.engines.local.decoder import Decoder  # noqa: E402
+from palestra.agents.engines.local.generic import GenericBackend  # noqa: E402
+from palestra.envs.types import Completion, FinishReason  # noqa: E402
+
+T = TypeVar("T")
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.25,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+# name -> (configuration class, model class, options)
+ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", "LlamaForCausalLM", {"attention_bias": True, "mlp_bias": True}),
+    "llama3-rope": ("LlamaConfig", "LlamaForCausalLM", {"rope_parameters": LLAMA3_ROPE}),
+    "yarn": ("Qwen2Config", "Qwen2ForCausalLM", {"rope_parameters": YARN_ROPE}),
+    "qwen2-tied": ("Qwen2Config", "Qwen2ForCausalLM", {"tie_word_embeddings": True}),
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {"head_dim": 16}),
+    "mistral-window": ("MistralConfig", "MistralForCausalLM", {"sliding_window": 12}),
+    "gpt2": ("GPT2Config", "GPT2LMHeadModel", {}),
+    "dynamic-rope": (
+        "LlamaConfig",
+        "LlamaForCausalLM",
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}},
+    ),
+}
+OWN = ("llama", "llama3-rope", "yarn", "qwen2-tied", "qwen3", "mistral-window")
+
+
+@cache
+def model(arch: str = "qwen3", vocab: int = 0, seed: int = 0) -> Any:
+    config_name, model_name, options = ARCHITECTURES[arch]
+    config = getattr(transformers, config_name)(
+        vocab_size=vocab or len(tiny_tokenizer()), **(SMALL | options)
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = getattr(transformers, model_name)(config).eval()
+        with torch.no_grad():
+            for parameter in made.parameters():
+                if parameter.dim() == 1:  # norms and biases start out as ones and zeros
+                    parameter.add_(0.2 * torch.randn_like(parameter))
+    return made
+
+
+def engine(arch: str = "qwen3", vocab: int = 0, **options: Any) -> LocalEngine:
+    return LocalEngine(model(arch, vocab), tiny_tokenizer(), **options)
+
+
+def run(work: Awaitable[T]) -> T:
+    async def within_bounds() -> T:
+        return await asyncio.wait_for(work, 60)
+
+    return asyncio.run(within_bounds())
+
+
+async def complete(local: LocalEngine, *requests: tuple[list[int], dict[str, Any]]) -> Any:
+    """The completions of requests that are submitted together; closes the engine."""
+    async with local:
+        return await asyncio.gather(
+            *(local.generate(prompt, SamplingParams(**params)) for prompt, params in requests)
+        )
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    generator = torch.Generator().manual_seed(1000 * seed + length)
+    ids: list[int] = torch.randint(3, 250, (length,), generator=generator).tolist()
+    return ids
+
+
+def hf_logprobs(arch: str, ids: list[int], temperature: float = 1.0, vocab: int = 0) -> Any:
+    """Log-probability of every token after the first, by one Hugging Face forward."""
+    with torch.no_grad():
+        logits = model(arch, vocab)(torch.tensor([ids])).logits[0, :-1] / temperature
+    return torch.log_softmax(logits, -1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
+
+
+def assert_exact(arch: str, ids: list[int], done: Completion, temperature: float = 1.0) -> None:
+    expected = hf_logprobs(arch, [*ids, *done.token_ids], temperature)[len(ids) - 1 :]
+    assert list(done.logprobs) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_greedy_tokens_and_logprobs_equal_hugging_face(arch: str) -> None:
+    prompts = [prompt(n) for n in (1, 5, 33, 70, 17)]
+    requests = [(p, {"max_tokens": 20, "temperature": 0.0}) for p in prompts]
+    for ids, done in zip(prompts, run(complete(engine(arch), *requests)), strict=True):
+        tensor = torch.tensor([ids])
+        reference = model(arch).generate(
+            tensor,
+            attention_mask=torch.ones_like(tensor),
+            max_new_tokens=20,
+            do_sample=False,
+            eos_token_id=tiny_tokenizer().eos_token_id,
+            pad_token_id=0,
+        )
+        assert [*ids, *done.token_ids] == reference[0].tolist()
+        assert_exact(arch, ids, done)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_sampled_logprobs_and_scores_equal_a_full_forward(arch: str) -> None:
+    async def work() -> None:
+        async with engine(arch) as local:
+            params = SamplingParams(max_tokens=24, temperature=0.7, seed=3)
+            done = await local.generate(prompt(21), params)
+            assert_exact(arch, prompt(21), done, 0.7)
+            ids = [*prompt(21), *done.token_ids]
+            scores = await local.logprobs(ids, 0.7)
+            assert scores == pytest.approx(hf_logprobs(arch, ids, 0.7), abs=1e-4)
+
+    run(work())
+
+
+def test_which_architectures_have_their_own_decoder() -> None:
+    for arch in ARCHITECTURES:
+        kind = Decoder if arch in OWN else GenericBackend
+        assert type(engine(arch)._backend) is kind
+
+
+def test_it_is_an_engine_and_reads_the_models_context() -> None:
+    local = engine()
+    assert isinstance(local, Engine)
+    assert local.context_length == 256
+    assert engine(context_length=100).context_length == 100
+    with pytest.raises(ValueError, match="max_position_embeddings"):
+        engine(context_length=257)
+
+
+def test_a_long_prompt_is_prefilled_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("palestra.agents.engines.local.decoder._PREFILL_TOKENS", 24)
+    prompts = [prompt(100), prompt(10), prompt(24)]
+    done = run(complete(engine(), *((p, {"max_tokens": 4, "seed": 1}) for p in prompts)))
+    for ids, completion in zip(prompts, done, strict=True):
+        assert_exact("qwen3", ids, completion)
+
+
+@pytest.mark.parametrize("arch", ["qwen3", "mistral-window", "gpt2"])
+def test_a_later_turn_prefills_only_what_is_new(arch: str) -> None:
+    async def talk(local: LocalEngine) -> list[Completion]:
+        async with local:
+            first = await local.generate(prompt(40), SamplingParams(max_tokens=30, seed=1))
+            history = [*prompt(40), *first.token_ids, *prompt(9)]
+            second = await local.generate(history, SamplingParams(max_tokens=10, seed=2))
+            assert_exact(arch, history, second)
+            return [first, second]
+
+    cached = run(talk(engine(arch)))
+    plain = run(talk(engine(arch, prefix_cache_bytes=0)))
+    assert [c.token_ids for c in cached] == [c.token_ids for c in plain]
+    assert [c.cached_tokens for c in plain] == [0, 0]
+    # 40 + 30 - 1 tokens have keys and values; whole blocks of 16 of them are kept.
+    assert [c.cached_tokens for c in cached] == [0, 64]
+
+
+@pytest.mark.parametrize("arch", ["qwen3", "gpt2"])
+def test_group_members_share_one_prefill(arch: str) -> None:
+    requests = [(prompt(50), {"max_tokens": 8, "seed": seed}) for seed in range(6)]
+    done = run(complete(engine(arch), *requests))
+    assert sorted(c.cached_tokens for c in done) == [0, 50, 50, 50, 50, 50]
+    assert len({c.token_ids for c in done}) == 6
+    for completion in done:
+        assert_exact(arch, prompt(50), completion)
+
+
+def test_requests_of_the_same_moment_share_a_common_start() -> None:
+    prompts = [[*prompt(64), *prompt(20, seed)] for seed in (1, 2, 3)]
+    done = run(complete(engine(), *((p, {"max_tokens": 5, "seed": 1}) for p in prompts)))
+    assert sorted(c.cached_tokens for c in done) == [0, 64, 64]
+    for ids, completion in zip(prompts, done, strict=True):
+        assert_exact("qwen3", ids, completion)
+
+
+def test_a_small_prefix_cache_forgets_the_oldest() -> None:
+    local = engine(prefix_cache_bytes=6 * 16 * 2 * 2 * 2 * 16 * 4)  # six blocks
+
+    async def work() -> list[int]:
+        async with local:
+            counts = []
+            for seed in (1, 2, 1, 3, 4, 1):
+                done = await local.generate(prompt(48, seed), SamplingParams(max_tokens=1))
+                counts.append(done.cached_tokens)
+            assert len(local._scheduler.prefix) == 6
+            return counts
+
+    # The third finds the first again and makes it the newest; 3 and 4 then push it out.
+    assert run(work()) == [0, 0, 47, 0, 0, 0]
+
+
+def test_more_requests_than_rows_come_in_turn() -> None:
+    requests = [(prompt(20 + i), {"max_tokens": 5 + i, "seed": i}) for i in range(9)]
+    done = run(complete(engine(max_batch=3), *requests))
+    for (ids, params), completion in zip(requests, done, strict=True):
+        ended = completion.finish_reason is FinishReason.STOP
+        assert ended or len(completion.token_ids) == params["max_tokens"]
+        assert_exact("qwen3", ids, completion)
+
+
+def test_a_seed_gives_the_same_completion_alone_and_in_a_batch() -> None:
+    requests = [(prompt(8 + i % 5), {"max_tokens": 20, "seed": i}) for i in range(12)]
+    together = run(complete(engine(), *requests))
+    for request, shared in zip(requests, together, strict=True):
+        (alone,) = run(complete(engine(), request))
+        assert alone.token_ids == shared.token_ids
+        assert list(alone.logprobs) == pytest.approx(shared.logprobs, abs=1e-4)
+
+
+def test_unseeded_requests_follow_the_engines_seed() -> None:
+    def draw(seed: int) -> tuple[int, ...]:
+        done: Completion = run(complete(engine(seed=seed), (prompt(8), {"max_tokens": 12})))[0]
+        return done.token_ids
+
+    assert draw(1) == draw(1) != draw(2)
+
+
+@pytest.mark.parametrize("vocab", [400, 9000])
+def test_frequencies_follow_the_models_distribution(vocab: int) -> None:
+    """Chi-square over 4000 fixed seeds, in a vocabulary of one tile and of two."""
+    ids, draws = prompt(6), 4000
+    params = [(ids, {"max_tokens": 1, "seed": s, "temperature": 2.0}) for s in range(draws)]
+    done = run(complete(engine(vocab=vocab), *params))
+    with torch.no_grad():
+        logits = model("qwen3", vocab)(torch.tensor([ids])).logits[0, -1] / 2.0
+    expected = torch.softmax(logits.double(), -1) * draws
+    counts = torch.bincount(torch.tensor([c.token_ids[0] for c in done]), minlength=vocab)
+    # Cells of at least 20 expected draws, from the most likely token down.
+    order = expected.argsort(descending=True)
+    cells = (expected[order].cumsum(0) / 20).long().clamp(max=60)
+    want = torch.zeros(61, dtype=torch.float64).index_add_(0, cells, expected[order])
+    got = torch.zeros(61, dtype=torch.float64).index_add_(0, cells, counts[order].double())
+    used = want > 5
+    chi_square = ((got - want)[used] ** 2 / want[used]).sum().item()
+    freedom = int(used.sum()) - 1
+    # Wilson and Hilferty: the cube root of chi-square / freedom is close to normal.
+    z = ((chi_square / freedom) ** (1 / 3) - 1 + 2 / (9 * freedom)) / math.sqrt(2 / (9 * freedom))
+    assert abs(z) < 4
+
+
+def test_top_k_and_top_p_stay_inside_and_renormalise() -> None:
+    ids = prompt(6)
+    with torch.no_grad():
+        logprobs = torch.log_softmax(model()(torch.tensor([ids])).logits[0, -1], -1)
+    order = logprobs.argsort(descending=True).tolist()
+    kept = logprobs[order[:4]] - logprobs[order[:4]].logsumexp(0)
+    requests = [(ids, {"max_tokens": 1, "seed": s, "top_k": 4}) for s in range(60)]
+    for done in run(complete(engine(), *requests)):
+        place = order[:4].index(done.token_ids[0])
+        assert done.logprobs[0] == pytest.approx(kept[place].item(), abs=1e-4)
+    top_p = logprobs[order[:2]].exp().sum().item() + 1e-3  # two are not enough, three are
+    requests = [(ids, {"max_tokens": 1, "seed": s, "top_p": top_p}) for s in range(60)]
+    seen = {done.token_ids[0] for done in run(complete(engine(), *requests))}
+    assert seen == set(order[:3])
+
+
+def test_greedy_and_sampled_rows_mix() -> None:
+    kinds = [{"temperature": 0.0}, {"seed": 1}, {"seed": 1, "temperature": 1.7}]
+    requests = [(prompt(12), {"max_tokens": 9} | kind) for kind in kinds]
+    done = run(complete(engine(), *requests))
+    for (_, params), completion in zip(requests, done, strict=True):
+        assert_exact("qwen3", prompt(12), completion, params.get("temperature") or 1.0)
+
+
+def test_stop_strings_end_at_the_token_that_completes_them() -> None:
+    (free,) = run(complete(engine(), (prompt(12), {"max_tokens": 40, "seed": 5})))
+    decode = tiny_tokenizer().decode
+    texts = [decode(free.token_ids[: i + 1]) for i in range(40)]
+    stop = texts[30][-3:]
+    end = next(i for i, text in enumerate(texts) if stop in text) + 1
+    params = {"max_tokens": 40, "seed": 5, "stop": ("\u20acnever", stop)}
+    (done,) = run(complete(engine(), (prompt(12), params)))
+    assert done.finish_reason is FinishReason.STOP_STRING
+    assert done.stop == stop
+    assert done.token_ids == free.token_ids[:end]
+
+
+def test_a_cancelled_request_frees_its_row() -> None:
+    async def work() -> None:
+        async with engine(max_batch=1) as local:
+            endless = SamplingParams(max_tokens=200, seed=1)
+            long = asyncio.create_task(local.generate(prompt(9), endless))
+            waiting = asyncio.create_task(local.generate(prompt(5), endless))
+            while not local._scheduler.active:
+                await asyncio.sleep(0.001)
+            next_in_turn = asyncio.create_task(
+                local.generate(prompt(7), SamplingParams(max_tokens=3))
+            )
+            long.cancel()
+            waiting.cancel()
+            assert len((await next_in_turn).token_ids) == 3
+            assert long.cancelled() and waiting.cancelled()
+            assert local._scheduler.idle
+
+    run(work())
+
+
+def test_the_context_limits_prompt_and_completion() -> None:
+    async def work() -> None:
+        async with engine(context_length=32) as local:
+            with pytest.raises(ContextOverflow, match="32"):
+                await local.generate(prompt(32), SamplingParams())
+            done = await local.generate(prompt(30), SamplingParams(max_tokens=9))
+            assert len(done.token_ids) == 2
+            assert done.finish_reason is FinishReason.LENGTH
+
+    run(work())
+
+
+@pytest.mark.parametrize("arch", ["qwen3", "qwen2-tied", "gpt2"])
+def test_new_weights_replace_the_old_after_those_in_flight(arch: str) -> None:
+    other = model(arch, seed=1)
+    params = SamplingParams(max_tokens=30, temperature=0.0)
+    weights = dict(other.named_parameters())
+
+    async def work() -> None:
+        async with engine(arch) as local:
+            before, _, after = await asyncio.gather(
+                local.generate(prompt(20), params),
+                local.load_weights(7, weights),
+                local.generate(prompt(20), params),
+            )
+            assert (before.policy_version, after.policy_version) == (0, 7)
+            assert after.cached_tokens == 0
+            assert_exact(arch, prompt(20), before)
+            full = torch.tensor([[*prompt(20), *after.token_ids]])
+            with torch.no_grad():
+                greedy = other(full).logits[0, 19:-1].argmax(-1).tolist()
+            assert list(after.token_ids) == greedy
+
+    run(work())
+    # The caller's model is never touched.
+    assert not torch.equal(next(model(arch).parameters()), next(other.parameters()))
+
+
+@pytest.mark.parametrize("arch", ["qwen3", "gpt2"])
+def test_wrong_weights_are_refused_by_name(arch: str) -> None:
+    good = dict(model(arch).named_parameters())
+    name = next(n for n in good if n.endswith(("mlp.down_proj.weight", "c_fc.weight")))
+
+    async def work() -> None:
+        async with engine(arch) as local:
+            with pytest.raises(ValueError, match="did you mean"):
+                await local.load_weights(1, good | {name + "s": good[name]})
+            with pytest.raises(ValueError, match="must have shape"):
+                await local.load_weights(1, good | {name: good[name][:1]})
+            with pytest.raises(ValueError, match="missing"):
+                await local.load_weights(1, {n: t for n, t in good.items() if n != name})
+            assert local.policy_version == 0
+
+    run(work())
+
+
+def test_deterministic_mode_does_not_depend_on_tool_timing() -> None:
+    """Three episodes of three turns with tools of different speed, twice in other orders."""
+
+    async def episode(local: LocalEngine, number: int, delays: list[float]) -> list[Completion]:
+        done: list[Completion] = []
+        ids = prompt(16 + number, number)
+        with local.episode():
+            for turn in range(3):
+                params = SamplingParams(max_tokens=6 + 3 * number, seed=10 * number + turn)
+                done.append(await local.generate(ids, params))
+                await asyncio.sleep(delays[turn])  # the tool
+                ids = [*ids, *done[-1].token_ids, *prompt(5, turn)]
+        return done
+
+    async def work(order: list[int], scale: float) -> list[list[Completion]]:
+        async with engine(deterministic=True) as local:
+            tasks = {
+                n: asyncio.create_task(episode(local, n, [scale * (n + 1), 0.0, scale * (3 - n)]))
+                for n in order
+            }
+            return [await tasks[n] for n in sorted(tasks)]
+
+    one, other = run(work([0, 1, 2], 0.0)), run(work([2, 0, 1], 0.02))
+    for mine, theirs in zip(one, other, strict=True):
+        assert [c.token_ids for c in mine] == [c.token_ids for c in theirs]
+        assert [c.logprobs for c in mine] == [c.logprobs for c in theirs]  # to the last bit
+
+
+def test_an_error_in_the_worker_reaches_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        async with engine() as local:
+            backend = local._backend
+            with monkeypatch.context() as patch:
+
+                def broken(*_: Any) -> None:
+                    raise RuntimeError("out of memory")
+
+                patch.setattr(backend, "decode", broken)
+                done = await asyncio.gather(
+                    *(local.generate(prompt(5 + i), SamplingParams()) for i in range(3)),
+                    return_exceptions=True,
+                )
+                assert all(isinstance(e, EngineError) for e in done)
+                assert "out of memory" in str(done[0])
+            assert (await local.generate(prompt(5), SamplingParams(max_tokens=2))).token_ids
+
+    run(work())
+
+
+def test_closing_ends_what_is_in_flight() -> None:
+    async def work() -> None:
+        local = engine()
+        task = asyncio.create_task(local.generate(prompt(5), SamplingParams(max_tokens=250)))
+        await asyncio.sleep(0)
+        await local.aclose()
+        await local.aclose()
+        with pytest.raises(EngineError, match="closed"):
+            await task
+        with pytest.raises(EngineError, match="closed"):
+            await local.generate(prompt(5), SamplingParams())
+
+    run(work())
+
+
+def test_bfloat16_weights_stay_close_to_float32() -> None:
+    async def work() -> None:
+        async with engine(dtype=torch.bfloat16) as local:
+            scores = await local.logprobs(prompt(60))
+            exact = hf_logprobs("qwen3", prompt(60))
+            gaps = [abs(a - b) for a, b in zip(scores, exact, strict=True)]
+            assert sum(gaps) / len(gaps) < 0.1
+            done = await local.generate(prompt(20), SamplingParams(max_tokens=10, seed=1))
+            scored = await local.logprobs([*prompt(20), *done.token_ids])
+            assert list(done.logprobs) == pytest.approx(scored[19:], abs=0.1)
+
+    run(work())
