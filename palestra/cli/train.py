@@ -47,7 +47,10 @@ def main(argv: Sequence[str]) -> int:
     if options.recipe and options.resume:
         raise UsageError("a resumed run has its own recipe: give --resume or a recipe, not both")
     folder = train(without_own(options), options.folder, options.resume, _name(options))
-    print(f"kept in {folder}")
+    from .summary import print_summary
+
+    print_summary(folder)
+    print(f"kept in {folder}; `palestra view {folder}` makes a page of it")
     return 0
 
 

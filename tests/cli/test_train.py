@@ -105,4 +105,6 @@ def test_a_run_for_real_then_resumed_then_evaluated(tmp_path: Path, capsys: Capt
     argv = ["eval", "palestra/MathCode-v0", "--model", checkpoint, *options, *folder]
     assert cli.main(argv) == 0
     assert cli.main(["view", str(run), "--tokens"]) == 0
-    assert "kept in" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "before (step 0)" in printed
+    assert "after (step 2)" in printed
