@@ -53,7 +53,7 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr, *_streams):
         try:
             stream.flush()
-        except BaseException:  # noqa: BLE001, S110 - whatever a cell put in its place
+        except BaseException:  # noqa: BLE001 - whatever a cell put in its place
             pass
 
 
@@ -85,11 +85,12 @@ def _describe(error: BaseException) -> str:
 def _execute(source: str, name: str, namespace: dict[str, Any]) -> Any:
     """Run a cell; the value of its last statement if that is an expression."""
     tree = _parse(source, name)
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], _Expr) else None
+    last = tree.body[-1] if tree.body else None
+    if not isinstance(last, _Expr):
+        return _eval(_compile(tree, name, "exec"), namespace)
+    del tree.body[-1]
     if tree.body:
         _eval(_compile(tree, name, "exec"), namespace)
-    if last is None:
-        return None
     return _eval(_compile(_Expression(last.value), name, "eval"), namespace)
 
 
@@ -138,7 +139,7 @@ def _copy_session() -> dict[str, Any]:
     _flush()
     # Python reseeds `random` in every forked child: a copy shall draw the same numbers.
     state = sys.modules["random"].getstate() if "random" in sys.modules else None
-    here = os.getcwd()
+    here = os.getcwd()  # noqa: PTH109
     if os.fork():
         return {"id": 0, "error": None}
     if os.fork():

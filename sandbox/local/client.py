@@ -165,10 +165,10 @@ class LocalSandbox(Sandbox):
         """The host's end of a process that the server has yet to make."""
         return Process(next(self._sids), limits, self._running().control)
 
-    def explain(self, error: BaseException) -> BaseException:
+    def explain(self, error: SandboxError) -> SandboxError:
         """`error`, with the server's own account where it failed to start."""
         server = self._server
-        if isinstance(error, SandboxError) and server is not None:
+        if server is not None:
             report = server.hello(0)
             if "error" in report:
                 return SandboxError(f"the fork server did not start: {report['error']}")

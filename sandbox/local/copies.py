@@ -15,14 +15,19 @@ A cell that has tampered with the runner can spoil its own copy; it gains a seco
 under the same walls at most, and the server ends whatever it has not adopted.
 """
 
+# Paths here are plain strings: most go straight into system calls.
+# ruff: noqa: PTH101, PTH102, PTH115, PTH116, PTH121, PTH123, PTH208
+
 from __future__ import annotations
 
 import errno
 import os
+import select
 import shutil
 import signal
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +35,7 @@ from . import kernel, privateroot
 from .notify import Asked
 from .seccomp import CLONE_THREAD
 
-WORK = "/tmp"  # noqa: S108 - the private tmpfs of every session
+WORK = "/tmp"
 _FORK_FLAGS = 0x01200000  # CLONE_CHILD_CLEARTID and SETTID, as the C library's fork has them
 
 
@@ -63,9 +68,7 @@ class Copies:
     failed and the reason.
     """
 
-    def __init__(
-        self, adopt: Callable[[Copy], None], give_up: Callable[[int, str], None]
-    ) -> None:
+    def __init__(self, adopt: Callable[[Copy], None], give_up: Callable[[int, str], None]) -> None:
         self._adopt = adopt
         self._give_up = give_up
         self._by_parent: dict[int, Copy] = {}
@@ -75,13 +78,15 @@ class Copies:
         """From now on the parent may fork once."""
         self._by_parent[copy.parent] = copy
 
-    def abandon(self, parent: int) -> int | None:
-        """Forget a copy of `parent` that is not complete, end its processes, and return our
-        handle on its socket."""
+    def abandon(self, parent: int, known: Container[int]) -> int | None:
+        """Forget a copy of `parent` that is not complete, and end its processes.
+
+        `known` are the server's sessions. Returns our handle on the copy's socket.
+        """
         copy = self._by_parent.pop(parent, None)
         if copy is None:
             return None
-        self._end(copy.middle, copy.pid)
+        self._end(copy.middle, copy.pid, *(_strays(parent, known) if copy.started else ()))
         for handle in copy.handles[1:]:
             os.close(handle)
         return copy.handles[0]
@@ -174,11 +179,18 @@ class Copies:
 
     @staticmethod
     def _end(*pids: int) -> None:
+        """Kill, and wait until they are dead: only then are their children the server's."""
         for pid in filter(None, pids):
             try:
-                os.kill(pid, signal.SIGKILL)
+                handle = os.pidfd_open(pid)
             except ProcessLookupError:
-                pass
+                continue
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            dead = select.poll()
+            dead.register(handle, select.POLLIN)
+            dead.poll(5000)
+            os.close(handle)
 
 
 def _status(tid: int) -> dict[str, int]:
@@ -190,6 +202,13 @@ def _status(tid: int) -> dict[str, int]:
         return {}
     found = {name: int(fields[name]) for name in ("Tgid", "PPid", "Threads")}
     return found | {"CapEff": int(fields["CapEff"], 16)}
+
+
+def _strays(parent: int, known: Container[int]) -> list[int]:
+    """Children of `parent`, or orphans of its, that are no session of the server."""
+    found = (int(name) for name in os.listdir("/proc") if name.isdigit())
+    unknown = [pid for pid in found if pid != 1 and pid not in known]
+    return [pid for pid in unknown if _status(pid).get("PPid") in (1, parent)]
 
 
 def _open_files(folder: str) -> dict[int, tuple[str, int, int]]:

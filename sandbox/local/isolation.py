@@ -22,7 +22,7 @@ _FLAGS = (
     | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
 )  # fmt: skip
 _INSIDE = 1000  # the one uid and gid that exist inside
-_WORK = "/tmp"  # noqa: S108 - a private tmpfs, the session's working directory
+_WORK = "/tmp"
 
 
 @dataclass

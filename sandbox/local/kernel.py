@@ -51,9 +51,7 @@ def setns(descriptor: int, kind: int) -> None:
 def mount(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:
     """mount(2); raises OSError."""
     data: Any = options.encode() if options else None
-    code = libc.mount(
-        source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), data
-    )
+    code = libc.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), data)
     check(code, f"mount {kind or 'bind'} {source} on {target}")
 
 

@@ -3,6 +3,9 @@ preloaded packages with what they depend on. Nothing else of site-packages is sh
 neither answers shipped inside some package nor the caller's own code are readable.
 """
 
+# Paths here are plain strings: most go straight into system calls.
+# ruff: noqa: PTH110, PTH112, PTH119, PTH207
+
 from __future__ import annotations
 
 import glob
@@ -39,17 +42,17 @@ def plan(preload: list[str], site: list[str]) -> Layout:
     for folder in sorted(filter(os.path.isdir, stdlib)):
         layout.binds[folder] = folder
         for extra in ("site-packages", "dist-packages"):
-            if os.path.isdir(f"{folder}/{extra}"):  # noqa: PTH112 - runs before any preload
+            if os.path.isdir(f"{folder}/{extra}"):
                 layout.masks.append(f"{folder}/{extra}")
     _add_c_libraries(layout)
     for name in _DEVICES:
         layout.binds[f"/dev/{name}"] = f"/dev/{name}"
-    if os.path.isdir("/usr/share/zoneinfo"):  # noqa: PTH112
+    if os.path.isdir("/usr/share/zoneinfo"):
         layout.binds["/usr/share/zoneinfo"] = "/usr/share/zoneinfo"
     for name in preload:
         if name.partition(".")[0] not in sys.stdlib_module_names:
             for source in _package_files(name.partition(".")[0], site):
-                layout.binds[f"{SITE}/{os.path.basename(source)}"] = source  # noqa: PTH119
+                layout.binds[f"{SITE}/{os.path.basename(source)}"] = source
     layout.path.append(SITE)
     return layout
 
@@ -59,10 +62,10 @@ def _add_c_libraries(layout: Layout) -> None:
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
     for folder in _C_LIBRARIES:
         real = os.path.realpath(folder)
-        if not os.path.isdir(real):  # noqa: PTH112
+        if not os.path.isdir(real):
             continue
         narrow = f"{real}/{multiarch}"
-        if multiarch and os.path.isdir(narrow):  # noqa: PTH112
+        if multiarch and os.path.isdir(narrow):
             layout.binds[narrow] = narrow
         elif real not in ("/usr/lib", "/lib") or not multiarch or not _debian():
             layout.binds[real] = real
@@ -84,7 +87,7 @@ def _debian() -> bool:
 
 def _package_files(name: str, site: list[str]) -> Iterator[str]:
     """Top-level files and folders of a package and of the distributions it requires."""
-    folders = [folder for folder in site if folder and os.path.isdir(folder)]  # noqa: PTH112
+    folders = [folder for folder in site if folder and os.path.isdir(folder)]
     waiting, seen = [name], set[str]()
     while waiting:
         wanted = waiting.pop()
@@ -98,7 +101,7 @@ def _package_files(name: str, site: list[str]) -> Iterator[str]:
         root = str(found.locate_file(""))
         tops = {str(file).partition("/")[0] for file in found.files or ()}
         for top in sorted(tops - {"..", "__pycache__"}):
-            if os.path.exists(f"{root}/{top}") and not top.endswith(".pth"):  # noqa: PTH110
+            if os.path.exists(f"{root}/{top}") and not top.endswith(".pth"):
                 yield f"{root}/{top}"
         for requirement in found.requires or ():
             match = re.match(r"[\w.-]+", requirement)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
-import ctypes
 import struct
 from dataclasses import dataclass
 

@@ -21,7 +21,7 @@ ALLOW, KILL = 0x7FFF0000, 0x80000000
 NOTIFY = 0x7FC00000
 
 
-def ERRNO(number: int) -> int:  # noqa: N802 - named like the kernel's SECCOMP_RET_ERRNO
+def ERRNO(number: int) -> int:
     """The verdict 'answer with this error number'."""
     return 0x00050000 | number
 

@@ -7,18 +7,24 @@ namespace) forks sessions, watches their CPU clocks and reports how each one end
 either dies, the kernel ends every session.
 """
 
+# Paths here are plain strings: most go straight into system calls.
+# ruff: noqa: PTH123
+
 from __future__ import annotations
 
 import fcntl
 import gc
 import importlib
+import itertools
 import json
 import os
+import resource
 import select
 import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -27,6 +33,7 @@ from .copies import Copies, Copy, Family
 from .isolation import Walls
 from .notify import receive
 
+BATCH = 4  # commands between two looks at everything else
 REHEARSAL = {
     "numpy": "import numpy; numpy.linalg.det(numpy.eye(3) + 1); numpy.random.rand(3).mean()",
     "sympy": (
@@ -82,14 +89,18 @@ class Server:
                 events = self._epoll.poll(self._check_cpu())
             except InterruptedError:
                 continue
-            if not self._commands():
+            # A few at a time: a queue of opens must not keep deaths and hang-ups waiting.
+            if not self._commands(BATCH):
                 return
+            self._listeners()
             for descriptor, event in events:
                 if descriptor == self._wakeup.fileno():
                     self._wakeup.recv(4096)
                 elif descriptor in self._families and event & select.EPOLLIN:
                     asked = receive(descriptor)
                     if asked is not None and self._copies is not None:
+                        if asked.name == "clone":  # the host's wish is queued before it
+                            self._commands(None)
                         self._copies.decide(asked, self._families[descriptor])
                 elif descriptor in self._by_fd:
                     self._kill(self._by_fd[descriptor], "host")
@@ -99,15 +110,13 @@ class Server:
                     self._farewell(*self._farewells.pop(descriptor))
             self._reap()
 
-    def _commands(self) -> bool:
-        """Read every waiting command; False when the host has gone."""
-        # Listeners first: a session sends its own before anybody can ask to have it copied.
-        self._listeners()
-        while True:
+    def _commands(self, at_most: int | None) -> bool:
+        """Read waiting commands; False when the host has gone."""
+        for _ in itertools.count() if at_most is None else range(at_most):
             try:
                 data, handles, _, _ = socket.recv_fds(self._control, wire.CHUNK, 8)
             except BlockingIOError:
-                return True
+                break
             except ConnectionResetError:
                 return False
             if not data:
@@ -121,6 +130,7 @@ class Server:
                 for live in self._by_pid.values():
                     if live.sid == message["sid"]:
                         live.cpu_limit = message["limit"]
+        return True
 
     def _open(self, message: dict[str, Any], handles: list[int]) -> None:
         session = socket.socket(fileno=handles[0])
@@ -186,6 +196,7 @@ class Server:
 
     def _fork(self, message: dict[str, Any], handles: list[int]) -> None:
         """The host is about to ask a session to copy itself."""
+        self._listeners()
         parent = next((p for p in self._by_pid.values() if p.sid == message["of"]), None)
         if self._copies is None or parent is None or parent.family is None:
             why = self._walls.missing.get("fork", "the session is gone")
@@ -200,7 +211,9 @@ class Server:
 
     def _abandon(self, parent: int, why: str) -> None:
         """Give up a copy under way, if there is one."""
-        handle = self._copies.abandon(parent) if self._copies is not None else None
+        if self._copies is None:
+            return
+        handle = self._copies.abandon(parent, self._by_pid)
         if handle is not None:
             del self._half_made[handle]
             self._farewell(socket.socket(fileno=handle), _exit_frame(error=why))
@@ -232,7 +245,8 @@ class Server:
     def _kill(self, live: Live, reason: str) -> None:
         live.reason = live.reason or reason
         self._unwatch(live.socket)
-        os.kill(live.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(live.pid, signal.SIGKILL)
 
     def _reap(self) -> None:
         while True:
@@ -243,7 +257,7 @@ class Server:
             if pid == 0:
                 return
             live = self._by_pid.pop(pid, None)
-            if live is None:
+            if live is None:  # no session: what a spoilt copy left behind
                 continue
             del self._by_fd[live.socket.fileno()]
             self._leave_family(live)
@@ -274,10 +288,8 @@ class Server:
         end.close()
 
     def _unwatch(self, end: socket.socket) -> None:
-        try:
+        with suppress(FileNotFoundError):
             self._epoll.unregister(end)
-        except FileNotFoundError:
-            pass
 
     def _check_cpu(self) -> float | None:
         """Kill who is over; the time in which nobody else can get there."""
@@ -318,7 +330,7 @@ def _preload(names: list[str]) -> list[str]:
 
 
 def _virtual_bytes() -> int:
-    with open("/proc/self/statm") as file:  # noqa: PTH123
+    with open("/proc/self/statm") as file:
         return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -361,6 +373,8 @@ def _serve(control: socket.socket, walls: Walls, config: dict[str, Any]) -> NoRe
         if refused:
             why = "; ".join(f"{layer}: {walls.missing[layer]}" for layer in refused)
             raise RuntimeError(f"required layers are missing here ({why})")
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
         os.environ.clear()
         sys.path[:] = config["site"] if "fs" in walls.missing else walls.layout.path
         child.prepare_streams()

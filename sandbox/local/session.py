@@ -71,9 +71,12 @@ class LocalSession(Session):
         process = self._sandbox.new_process(self._limits)
         try:
             yield from process.launch(self._seed)
-        except BaseException as error:
+        except SandboxError as error:
             process.close()
             raise self._sandbox.explain(error) from error.__cause__
+        except BaseException:
+            process.close()
+            raise
         self._process = process
         return process
 
@@ -108,10 +111,14 @@ class LocalSession(Session):
             if reply.answer is None or reply.answer.get("error"):
                 raise SandboxError(f"the session could not be copied: {_refusal(reply)}")
             yield from twin.await_ready(FORK_S)
-        except BaseException as error:
+        except SandboxError as error:
             twin.close()
-            if not isinstance(error, SandboxError) or process.gone:
+            if process.gone:
                 self._abandon(error)
+            raise
+        except BaseException:
+            twin.close()
+            self._abandon(None)
             raise
         return twin
 
@@ -128,17 +135,20 @@ class LocalSession(Session):
             request = wire.packets({"id": process.calls, "code": code})
             wall = self._limits.wall_s if wall_s is None else wall_s
             reply = yield from process.exchange(request, process.calls, wall)
-        except BaseException as error:
+        except SandboxError as error:
             self._abandon(error)
-            raise self._sandbox.explain(error) from error.__cause__
+            raise
+        except BaseException:
+            self._abandon(None)
+            raise
         finally:
             self._busy = False
         return self._judge(process, reply, notice)
 
-    def _abandon(self, error: BaseException) -> None:
+    def _abandon(self, error: SandboxError | None) -> None:
         """A call that did not come back leaves an interpreter in an unknown state."""
         self._ended = "was in a call that was interrupted"
-        if isinstance(error, SandboxError):
+        if error is not None:
             self._lost = self._lost or f"the sandbox was lost: {error}"
         if self._process is not None:
             self._process.close()
