@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -26,8 +27,9 @@ SHARES = ("accuracy", "pass@", "tool_share", "pass_ratio", "truncated", "invalid
 
 def results_table(results: Sequence[EvalResult]) -> Table:
     """One or several results side by side: a row for each measure, with its interval."""
-    table = Table(title=_title(results), title_justify="left", title_style="", pad_edge=False)
-    table.add_column("")
+    level = f"{100 * results[0].level:g} % intervals by task" if results else ""
+    table = Table(title=_title(results), title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column(level)
     for result in results:
         table.add_column(Text(result.name), justify="right")
     table.add_row("tasks x samples", *(_size(r) for r in results))
@@ -39,26 +41,25 @@ def results_table(results: Sequence[EvalResult]) -> Table:
 
 def difference_table(first: EvalResult, second: EvalResult) -> Table:
     """How much `second` is better than `first` on the tasks that both have, paired."""
-    table = Table(title=f"{100 * first.level:g} % intervals, paired by task", title_justify="left")
-    table.title_style = ""
-    for name in ("", "difference", "interval", "p", "tasks", "left out"):
-        table.add_column(name, justify="right" if name else "left")
+    title = Text(f"{second.name} minus {first.name}, paired by task")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("", "difference", f"{100 * first.level:g} % interval", "p", "tasks", "left out"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for metric in ("score", "accuracy"):
         if metric not in first.estimates or metric not in second.estimates:
             continue
         d = compare(first, second, metric)
-        interval = "-" if math.isnan(d.low) else f"{d.low:+.3f} to {d.high:+.3f}"
-        label = f"{metric}: {second.name} minus {first.name}"
+        interval = "-" if math.isnan(d.low) else f"{d.low:+.3f}, {d.high:+.3f}"
         numbers = (f"{d.value:+.3f}", interval, f"{d.p_value:.2g}", str(d.count), str(d.left_out))
-        table.add_row(Text(label), *numbers)
+        table.add_row(metric, *numbers)
     return table
 
 
 def tasks_table(result: EvalResult, limit: int = 20) -> Table:
     """The tasks with the lowest mean reward first, `limit` of them."""
     rows = sorted(result.rows, key=lambda row: (math.isnan(row.mean_reward), row.mean_reward))
-    table = Table(title=f"{min(limit, len(rows))} of {len(rows)} tasks, lowest reward first")
-    table.title_justify, table.title_style = "left", ""
+    title = f"{min(limit, len(rows))} of {len(rows)} tasks, lowest reward first"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("task", "mean reward", "correct", "calls", "ended"):
         table.add_column(name, justify="left" if name in ("task", "ended") else "right")
     for row in rows[:limit]:
@@ -83,9 +84,7 @@ def format_estimate(name: str, estimate: Estimate | None) -> str:
 
 
 def _title(results: Sequence[EvalResult]) -> Text:
-    ids = ", ".join(dict.fromkeys(r.env_id for r in results))
-    level = f"{100 * results[0].level:g} %" if results else "no"
-    return Text(f"{ids}: {level} intervals clustered by task")
+    return Text(", ".join(dict.fromkeys(r.env_id for r in results)))
 
 
 def _size(result: EvalResult) -> str:

@@ -178,23 +178,29 @@ def _values(row: TaskRow, metric: str) -> Sequence[float]:
 
 
 def _estimates(rows: Sequence[TaskRow], level: float) -> dict[str, Estimate]:
-    def over_valid(measure: Callable[[Sample], float]) -> Estimate:
+    def mean(measure: Callable[[Sample], float]) -> Estimate:
         return mean_interval([[measure(s) for s in row.valid] for row in rows], level)
 
-    estimates = {"score": mean_interval([row.rewards for row in rows], level)}
+    def share(measure: Callable[[Sample], bool]) -> Estimate:
+        values = [[measure(s) for s in row.valid] for row in rows]
+        return mean_interval(values, level, proportion=True)
+
     judged = [row.judged for row in rows]
+    rewards = [row.rewards for row in rows]
+    same = judged == rewards  # the reward is whether the answer is correct
+    estimates = {"score": mean_interval(rewards, level, proportion=same)}
     if any(judged):
-        estimates["accuracy"] = mean_interval(judged, level)
+        estimates["accuracy"] = mean_interval(judged, level, proportion=True)
         for k in _ks(judged):
             estimates[f"pass@{k}"] = pass_at_k_interval(judged, k, level)
-    estimates["tool_share"] = over_valid(lambda s: s.calls > 0)
-    estimates["calls"] = over_valid(lambda s: s.calls)
+    estimates["tool_share"] = share(lambda s: s.calls > 0)
+    estimates["calls"] = mean(lambda s: s.calls)
     estimates["pass_ratio"] = _pass_ratio(rows)
-    estimates["model_tokens"] = over_valid(lambda s: s.model_tokens)
-    estimates["tool_tokens"] = over_valid(lambda s: s.tool_tokens)
-    estimates["truncated"] = over_valid(lambda s: s.outcome is Outcome.TRUNCATED)
+    estimates["model_tokens"] = mean(lambda s: s.model_tokens)
+    estimates["tool_tokens"] = mean(lambda s: s.tool_tokens)
+    estimates["truncated"] = share(lambda s: s.outcome is Outcome.TRUNCATED)
     everything = [[s.outcome is Outcome.INVALID for s in row.samples] for row in rows]
-    estimates["invalid"] = mean_interval(everything, level)
+    estimates["invalid"] = mean_interval(everything, level, proportion=True)
     return estimates
 
 

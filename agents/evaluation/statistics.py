@@ -58,30 +58,37 @@ class PairedDifference:
         return _without_nan(asdict(self))
 
 
-def mean_interval(by_task: Sequence[Sequence[float]], level: float = 0.95) -> Estimate:
+def mean_interval(
+    by_task: Sequence[Sequence[float]], level: float = 0.95, *, proportion: bool = False
+) -> Estimate:
     """Mean of the task means with an interval at `level`, clustered by task.
 
     Args:
         by_task: the values of each task's samples; tasks without any are left out.
+        proportion: the values lie in [0, 1], and so must the interval. It is then Wilson's,
+            with the task as the unit, where each task has one value of 0 or 1, and where all
+            tasks are at 0 or all at 1 (there Student's interval would have no width).
 
-    Values that are all 0 or 1 are a proportion: the interval then stays within [0, 1], and
-    it is Wilson's, with the task as the unit, where each task has one sample or where all
-    tasks agree (spread cannot be estimated from tasks that are all right or all wrong).
+    Raises:
+        ValueError: a value of a proportion is outside [0, 1].
     """
-    tasks = [np.asarray(values, dtype=float) for values in by_task if len(values)]
-    if not tasks:
+    means = np.array([float(np.mean(values)) for values in by_task if len(values)])
+    if not len(means):
         return Estimate(math.nan)
-    means = np.array([t.mean() for t in tasks])
-    proportion = all(np.isin(t, (0.0, 1.0)).all() for t in tasks)
-    agree = float(means.min()) == float(means.max())
-    if proportion and (all(len(t) == 1 for t in tasks) or (agree and means[0] in (0, 1))):
-        return wilson(int(means.sum()), len(means), level)
-    if len(means) < 2 or agree:
-        return Estimate(float(means.mean()), count=len(means))
+    low, high = float(means.min()), float(means.max())
+    if proportion:
+        if low < 0 or high > 1:
+            raise ValueError(f"a proportion has values in [0, 1], got means {low:g} to {high:g}")
+        single = all(len(values) <= 1 for values in by_task) and np.isin(means, (0, 1)).all()
+        if single or low == 1 or high == 0:
+            return wilson(int(means.sum()), len(means), level)
+    mean = float(means.mean())
+    if low == high:  # one task, or tasks without spread: no interval can be given
+        return Estimate(mean, count=len(means))
     low, high = _t_interval(means, level)
     if proportion:
         low, high = max(low, 0.0), min(high, 1.0)
-    return Estimate(float(means.mean()), low, high, len(means))
+    return Estimate(mean, low, high, len(means))
 
 
 def wilson(successes: int, count: int, level: float = 0.95) -> Estimate:
@@ -124,7 +131,7 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 def pass_at_k_interval(by_task: Sequence[Sequence[bool]], k: int, level: float = 0.95) -> Estimate:
     """Mean of `pass_at_k` over the tasks that have k samples or more, with its interval."""
     values = [[pass_at_k(len(task), sum(task), k)] for task in by_task if len(task) >= k]
-    return mean_interval(values, level)
+    return mean_interval(values, level, proportion=True)
 
 
 def paired_difference(

@@ -34,12 +34,16 @@ def run_facts(
         last = str(metrics[-1]["step"])
         facts.append(("last step", f"{last} of {planned}" if planned else last))
     if result:
+        settings = dict(flatten(result.settings))
+        found = {
+            "environment": result.env_id,
+            "engine": settings.get("engine"),
+            "temperature": settings.get("sampling.temperature"),
+            "tasks": str(len(result.rows)),
+            "samples": str(result.num_samples),
+        }
         have = {label for label, _ in facts}
-        if "environment" not in have and result.env_id:
-            facts.append(("environment", result.env_id))
-        facts.append(("tasks", str(len(result.rows))))
-        facts.append(("samples", str(result.num_samples)))
-        facts += [(k, v) for k, v in flatten(result.settings) if k not in have and k != "samples"]
+        facts += [(label, text) for label, text in found.items() if text and label not in have]
     return facts
 
 

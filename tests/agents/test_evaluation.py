@@ -103,7 +103,7 @@ CUT = response(0.0, False, StopReason.MAX_TOKENS)
 def test_result_by_hand():
     result = result_of((RIGHT, WRONG), (WRONG, CUT), (RIGHT, BROKEN))
     e = result.estimates
-    assert e["score"] == mean_interval([[1, 0], [0, 0], [1]])
+    assert e["score"] == e["accuracy"] == mean_interval([[1, 0], [0, 0], [1]], proportion=True)
     assert e["accuracy"].value == pytest.approx(1.5 / 3)
     assert e["pass@2"].value == pytest.approx(1 / 2)  # the third task has one valid sample
     assert e["pass@2"].count == 2
@@ -125,6 +125,16 @@ def test_invalid_samples_leave_the_score_alone():
     assert math.isnan(nothing.score.value)
     assert nothing.estimates["invalid"] == wilson(2, 2)
     assert "accuracy" not in nothing.estimates
+
+
+def test_counts_and_shaped_rewards_are_no_proportions():
+    once = response(1.0, True, calls=1, ok=1)
+    e = result_of((once,), (once,), (once,)).estimates
+    assert e["tool_share"] == e["score"] == wilson(3, 3)
+    assert e["calls"].value == 1 and math.isnan(e["calls"].high)
+    shaped = result_of((response(1.0, False),), (response(1.0, True),)).estimates
+    assert math.isnan(shaped["score"].low)
+    assert shaped["accuracy"] == wilson(1, 2)
 
 
 def test_without_a_verifier_there_is_no_accuracy():

@@ -154,11 +154,15 @@ def test_mean_interval_never_claims_what_it_cannot_know():
     assert one.value == pytest.approx(0.3) and math.isnan(one.low)
     flat = mean_interval([[0.5], [0.5], [0.5]])
     assert flat.value == 0.5 and math.isnan(flat.high)
-    wrong = mean_interval([[0, 0, 0]] * 10)  # not [0, 0]: ten tasks cannot say that
+    counts = mean_interval([[1], [1], [1]])  # counts, not a proportion: may exceed 1
+    assert math.isnan(counts.high)
+    wrong = mean_interval([[0, 0, 0]] * 10, proportion=True)  # not [0, 0]: ten tasks can't say so
     assert wrong == wilson(0, 10)
-    assert mean_interval([[1], [0], [1]]) == wilson(2, 3)
-    mixed = mean_interval([[1, 0], [1, 1], [1, 1]])
+    assert mean_interval([[1], [0], [1]], proportion=True) == wilson(2, 3)
+    mixed = mean_interval([[1, 0], [1, 1], [1, 1]], proportion=True)
     assert mixed.high == 1.0 and mixed.low > 0
+    with pytest.raises(ValueError, match=r"values in \[0, 1\], got means 0 to 2"):
+        mean_interval([[2], [0]], proportion=True)
 
 
 def test_clustered_interval_covers_where_the_naive_one_does_not():
