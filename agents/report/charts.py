@@ -102,6 +102,7 @@ def draw_charts(metrics: Records) -> list[Chart]:
                 series.append(_series(metrics, label, name))
         if series:
             charts.append(_chart(title, unit, series, main=True))
+    used |= {f"{key}{end}" for key in keys for end in ("_low", "_high")}  # drawn as bands
     rest = [key for key in keys if key not in used][:MORE]
     return charts + [_chart(k, "", [_series(metrics, k, k)], main=False) for k in rest]
 

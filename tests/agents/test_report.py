@@ -250,6 +250,7 @@ def test_charts_show_every_number_and_skip_what_is_missing():
         {"step": 1, "odd/name": None, "reward/mean": 1.0, "text": "x", "flag": True},
         {"step": 2, "eval/accuracy": 0.4, "eval/accuracy_low": 0.3, "eval/accuracy_high": 0.5},
         {"step": 3, "odd/name": 1e12, "reward/mean": 1.0},
+        {"step": 4, "odd/name_low": 0.0, "odd/name_high": 2e12},  # a band, no chart of its own
     ]
     charts = {c.title: c for c in draw_charts(records)}
     assert list(charts) == ["Held-out accuracy", "Training reward", "odd/name"]
