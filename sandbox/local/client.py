@@ -6,10 +6,13 @@ import contextlib
 import itertools
 import json
 import os
+import secrets
 import select
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import weakref
 from pathlib import Path
@@ -26,13 +29,14 @@ PRELOAD = (
     *("math", "cmath", "fractions", "decimal", "itertools", "functools", "collections", "re"),
     *("statistics", "random", "numpy", "sympy"),
 )
+LAYERS = ("user", "pid", "net", "fs", "uid", "landlock", "seccomp", "fork")
 # Only names of this folder are importable in the server, as a package with another name.
 _BOOT = """
 import sys, types
 package = types.ModuleType("palestra_sandbox")
 package.__path__ = [sys.argv[1]]
 sys.modules["palestra_sandbox"] = package
-from palestra_sandbox.server import main
+from palestra_sandbox.boot import main
 main(sys.argv[2])
 """
 _ENVIRONMENT = {
@@ -48,11 +52,14 @@ class _Server:
         self.owner = os.getpid()
         self.control, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.setblocking(False)
-        text = json.dumps({**config, "control": far.fileno(), "host": self.owner})
+        # Made by the server only where it cannot have a root of its own.
+        scratch = f"{tempfile.gettempdir()}/palestra-{secrets.token_hex(8)}"
+        config = {**config, "control": far.fileno(), "host": self.owner, "scratch": scratch}
         flags = ("-s", "-S", "-P", "-B", "-X", "utf8")
+        here = str(Path(__file__).parent)
         with far:
             self.popen = subprocess.Popen(
-                [sys.executable, *flags, "-c", _BOOT, str(Path(__file__).parent), text],
+                [sys.executable, *flags, "-c", _BOOT, here, json.dumps(config)],
                 env=_ENVIRONMENT,
                 pass_fds=[far.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -62,7 +69,9 @@ class _Server:
             )
         self._lock = threading.Lock()
         self._hello: dict[str, Any] = {}
-        self._finalizer = weakref.finalize(self, _end, self.popen, self.control, self.owner)
+        self._finalizer = weakref.finalize(
+            self, _end, self.popen, self.control, self.owner, scratch
+        )
 
     def hello(self, wait_s: float) -> dict[str, Any]:
         """The server's report on itself, empty if it has not come within `wait_s` seconds."""
@@ -84,11 +93,12 @@ class _Server:
         self._finalizer()
 
 
-def _end(popen: subprocess.Popen[bytes], control: socket.socket, owner: int) -> None:
+def _end(popen: subprocess.Popen[bytes], control: socket.socket, owner: int, scratch: str) -> None:
     control.close()
     if owner == os.getpid():
         popen.kill()
         popen.wait()
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 class LocalSandbox(Sandbox):
@@ -97,7 +107,8 @@ class LocalSandbox(Sandbox):
     Args:
         preload: modules imported before any session is made; those not installed are skipped.
         limits: what a session gets when `open` is given no limits.
-        require: layers that must be there, any of `LAYERS`; SandboxError where one is missing.
+        require: layers that must be there, any of `LAYERS`; without one of them no session
+            opens (SandboxError). By default the strongest walls there are, see `tier`.
         max_running: programs running at once; further calls queue before their clock starts.
             Twice the number of usable cores by default.
     """
@@ -110,6 +121,9 @@ class LocalSandbox(Sandbox):
         require: tuple[str, ...] = (),
         max_running: int | None = None,
     ) -> None:
+        for layer in require:
+            if layer not in LAYERS:
+                raise ValueError(f"unknown layer {layer!r}; layers are {', '.join(LAYERS)}")
         self._arguments = (tuple(preload), limits or Limits(), tuple(require), max_running)
         self._preload, self._limits, self._require, _ = self._arguments
         self.gate = Gate(max_running or 2 * len(os.sched_getaffinity(0)))
@@ -144,12 +158,25 @@ class LocalSandbox(Sandbox):
         return self._running().popen.pid
 
     @property
-    def missing(self) -> tuple[str, ...]:
-        """Layers of isolation that this machine does not give, empty at full strength."""
+    def missing(self) -> dict[str, str]:
+        """Layers that this machine does not give, with the reason; empty at full strength.
+
+        Starts the server if need be. Raises SandboxError when it cannot start.
+        """
         report = self._running().hello(START_S)
         if "ready" not in report:
             raise SandboxError(f"the fork server did not start: {report.get('error', 'no answer')}")
-        return tuple(report["missing"])
+        return dict(report["missing"])
+
+    @property
+    def tier(self) -> str:
+        """How strong the walls are here: native, landlock, seccomp or unsafe (see README)."""
+        missing = self.missing
+        if "seccomp" in missing:
+            return "unsafe"
+        if missing.keys() & {"user", "pid", "net", "fs"}:
+            return "seccomp" if "landlock" in missing else "landlock"
+        return "native"
 
     def _running(self) -> _Server:
         with self._lock:

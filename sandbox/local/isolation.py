@@ -5,16 +5,20 @@ forks. `confine` runs in every session before its first cell. Each layer that th
 refuses is named in `missing`; nothing is dropped silently.
 """
 
+# Paths here are plain strings: most go straight into system calls.
+# ruff: noqa: PTH102, PTH112, PTH116, PTH120
+
 from __future__ import annotations
 
 import os
 import resource
+import shutil
 import socket
 import tempfile
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import kernel, privateroot, seccomp
+from . import kernel, landlock, privateroot, seccomp
 from .layout import Layout
 
 _FLAGS = (
@@ -57,8 +61,11 @@ class Walls:
         finally:
             os.close(own)
 
-    def raise_server(self) -> None:
-        """In the new process namespace: move into the private root."""
+    def raise_server(self, scratch: str) -> None:
+        """In the new process namespace: move into the private root.
+
+        Where there can be none, working folders are made under `scratch`.
+        """
         if "fs" not in self.missing:
             try:
                 privateroot.enter(self.base or privateroot.build(self.layout))
@@ -67,18 +74,37 @@ class Walls:
         if "fs" not in self.missing and not privateroot.mount_proc():
             self.missing["fork"] = "no proc file system for the new process namespace"
         if "fs" in self.missing:
-            self.missing.setdefault("fork", "needs the private root")
-            self.scratch = tempfile.mkdtemp(prefix="palestra-")
+            self._make_do(scratch)
         if seccomp.machine() is None:
             self.missing |= dict.fromkeys(("seccomp", "fork"), f"no table for {os.uname().machine}")
         elif not seccomp.usable():
             self.missing |= dict.fromkeys(("seccomp", "fork"), "the kernel has no filters")
 
+    def _make_do(self, scratch: str) -> None:
+        """Without a private root: an unprivileged user, Landlock, folders on the host's disk."""
+        self.missing.setdefault("fork", "needs the private root")
+        if os.geteuid() == 0:
+            if all(map(_anyone_may_look, self.layout.binds.values())):
+                _drop_root()
+            else:
+                self.missing["uid"] = "only root can read the interpreter"
+        if not landlock.version():
+            self.missing["landlock"] = "the kernel has no Landlock"
+        os.mkdir(scratch, 0o700)
+        self.scratch = scratch
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+
+    def clean_up(self, pid: int) -> None:
+        """Remove what a dead session left on the host's disk."""
+        if self.scratch:
+            shutil.rmtree(f"{self.scratch}/{pid}", ignore_errors=True)
+
     def confine(self, limits: dict[str, Any], uplink: socket.socket) -> None:
         """Lock in the calling process for good; its listener, if any, goes up the `uplink`."""
         if self.scratch:
-            os.chdir(tempfile.mkdtemp(dir=self.scratch))
-            kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+            folder = f"{self.scratch}/{os.getpid()}"
+            os.mkdir(folder, 0o700)
+            os.chdir(folder)
         else:
             kernel.unshare(kernel.CLONE_NEWNS)
             privateroot.fresh_work_folder(_WORK, limits["tmp_bytes"], limits["tmp_inodes"])
@@ -88,6 +114,9 @@ class Walls:
         # Copying a session takes one mount namespace more: permitted, never effective in cells.
         kernel.set_capabilities(effective=0, permitted=copying << kernel.CAP_SYS_ADMIN)
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        if self.scratch and "landlock" not in self.missing:
+            tempfile.tempdir = f"{self.scratch}/{os.getpid()}"
+            landlock.restrict(self.layout.binds.values(), tempfile.tempdir)
         machine = seccomp.machine()
         if machine is not None and "seccomp" not in self.missing:
             if copying:
@@ -96,6 +125,15 @@ class Walls:
                 os.close(listener)
             uplink.close()
             seccomp.install(machine, seccomp.allow_list(machine, supervised=copying))
+
+
+def _anyone_may_look(path: str) -> bool:
+    """Whether an unprivileged user can reach `path`."""
+    while path != "/":
+        if not os.stat(path).st_mode & (0o001 if os.path.isdir(path) else 0o004):
+            return False
+        path = os.path.dirname(path)
+    return True
 
 
 def _write(folder: int, name: str, text: str) -> None:
