@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, SupportsFloat, TypeVar, cast
@@ -387,4 +388,8 @@ class ToolEnv(ChatEnv):
         if isinstance(verdict, Invalid):
             raise _Failure(verdict)
         grade = Grade.of(verdict)
+        if not math.isfinite(grade.reward):
+            raise _Failure(
+                Invalid("verifier", f"the reward is {grade.reward}, not a finite number")
+            )
         return Reply((), grade.reward, StopReason.COMPLETED, grade.parts, grade.correct)

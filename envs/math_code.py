@@ -42,6 +42,8 @@ class MathCode(ToolEnv):
         max_output_chars: longest tool output shown to the agent.
         instructions: system prompt; the protocol's explanation of the tool is added unless
             this is empty. None gives the default text.
+        examples: worked examples, shown before the problem as earlier turns: pairs of what
+            the user asks and what the assistant answers, tool use included.
         limits: what the sandbox may use.
         sandbox: where code runs (default: one local sandbox shared by the process).
     """
@@ -58,6 +60,7 @@ class MathCode(ToolEnv):
         max_turns: int = 8,
         max_output_chars: int = 1024,
         instructions: str | None = None,
+        examples: Sequence[Sequence[str]] = (),
         limits: Limits | None = None,
         sandbox: Sandbox | None = None,
         render_mode: str | None = None,
@@ -79,19 +82,24 @@ class MathCode(ToolEnv):
             raise ValueError(f"max_output_chars must be at least 1, got {max_output_chars}")
         self.max_output_chars = max_output_chars
         self.instructions = INSTRUCTIONS if instructions is None else instructions
+        self.examples = tuple(
+            message
+            for question, answer in examples
+            for message in (Message("user", question), Message("assistant", answer))
+        )
         self.limits = limits or Limits()
         self._sandbox = sandbox
         self._session: Session | None = None
 
     def begin(self, task: Task) -> Sequence[Message]:
         if not self.instructions:
-            return task.prompt
+            return (*self.examples, *task.prompt)
         parts = [self.instructions]
         if self.protocol is not None and self.protocol.inline:
             # Chat protocols tell of their tools where the chat template wants it told.
             parts.append(self.tool_instructions)
         system = "\n\n".join(p for p in parts if p)
-        return (Message("system", system), *task.prompt)
+        return (Message("system", system), *self.examples, *task.prompt)
 
     async def python(self, code: str) -> str:
         """Run Python code and return what it prints. Names stay defined between calls.

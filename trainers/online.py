@@ -119,7 +119,7 @@ class Trainer:
         self.step = 0
         self.cursor = 0  # tasks consumed so far, in the order of `_task`
         self.algorithm = get_algorithm(config.algorithm, **config.algorithm_options)
-        model, self.tokenizer = load_model(config.model, dtype="float32")
+        model, self.tokenizer = load_model(config.model, dtype=torch.float32)
         self.learner = Learner(model, config.learner, self.algorithm)
         self.engine = self._make_engine(model)
         self.agent = Agent(self.engine, self._sampling(config.sampling.temperature))
@@ -181,7 +181,9 @@ class Trainer:
             limits=self.limits,
             concurrency=self.config.sampling.concurrency,
         )
-        return EvalResult.of_groups(groups).metrics("eval/")
+        result = EvalResult.of_groups(groups)
+        self.log.write_evaluation(self.step, result.to_dict())
+        return result.metrics("eval/")
 
     def costs(self, groups: Sequence[Group], drawn: Sequence[Group]) -> Metrics:
         """What the step cost, dynamic sampling's waste included."""

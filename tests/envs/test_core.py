@@ -128,7 +128,7 @@ def test_unknown_tools_and_malformed_calls_go_back_to_the_agent():
 def fails(error):
     class Failing(Say):
         def grade(self, task, messages):
-            if isinstance(error, Invalid):
+            if not isinstance(error, Exception):
                 return error
             raise error
 
@@ -141,6 +141,7 @@ def fails(error):
         (SandboxError("x"), "sandbox"),
         (ValueError("x"), "verifier"),
         (Invalid("judge", "x"), "judge"),
+        (float("nan"), "verifier"),
     ],
 )
 def test_failures_are_invalid_never_zero(error, kind):

@@ -108,6 +108,14 @@ def test_after_the_cap_a_block_is_text(env):
     assert (env.tool_stats.calls, env.tool_stats.hallucinated) == (2, 1)
 
 
+def test_worked_examples_come_before_the_problem(sandbox):
+    examples = [["What is 1 + 1?", "```python\nprint(1 + 1)\n```\n```output\n2\n```\n\\boxed{2}"]]
+    env = palestra.make("palestra/MathCode-v0", examples=examples, sandbox=sandbox)
+    roles = [m.role for m in begin(env)[0]]
+    assert roles == ["system", "user", "assistant", "user"]
+    env.close()
+
+
 def test_hermes_calls(sandbox):
     env = palestra.make("palestra/MathCode-v0", protocol="hermes", sandbox=sandbox)
     begin(env)
