@@ -35,7 +35,7 @@ class Plan:
     causality hides the padding from every real token. `waste` bounds padded / real length.
     """
 
-    def __init__(self, segments: Sequence[Segment], waste: float = 1.25) -> None:
+    def __init__(self, segments: Sequence[Segment], waste: float = 1.1) -> None:
         self.lengths = [s.length for s in segments]
         self.context = [_ancestors(segments, i) for i in range(len(segments))]
         self.blocks = self._blocks(segments, waste)

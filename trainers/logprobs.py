@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TOKEN_BLOCK = 2048  # rows of hidden states worked on at once
-TILE_ELEMENTS = 1 << 22  # logits alive at once (16 MB in float32): stays near the caches
+# Logits alive at once: few enough to stay in a CPU's caches, enough to fill a GPU.
+TILE_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
 
 
 def token_logprobs(
@@ -96,7 +97,7 @@ class _TokenLogprobs(torch.autograd.Function):
         d_bias = torch.zeros_like(bias, dtype=wide) if ctx.needs_input_grad[2] else None
         for rows in _blocks(len(hidden)):
             states, ids, g = hidden[rows].to(dtype), targets[rows], grad[rows]
-            for tile in _tiles(len(weight), len(states)):
+            for tile in _tiles(len(weight), states):
                 part = weight[tile].to(dtype)
                 d = _logits(states, part, None if bias is None else bias[tile], ctx.scale, wide)
                 # d loss / d logit = g (1[target] - softmax), all in place.
@@ -134,7 +135,7 @@ def _scan(
     mass = torch.zeros_like(top)  # sum of exp(logit - top)
     moment = torch.zeros_like(top)  # sum of exp(logit - top) * logit
     picked = torch.zeros_like(top)
-    for tile in _tiles(len(weight), len(states)):
+    for tile in _tiles(len(weight), states):
         part = weight[tile].to(states.dtype)
         logits = _logits(states, part, None if bias is None else bias[tile], scale, wide)
         inside = (ids >= tile.start) & (ids < tile.stop)
@@ -179,8 +180,10 @@ def _blocks(rows: int) -> Iterator[slice]:
         yield slice(start, min(start + TOKEN_BLOCK, rows))
 
 
-def _tiles(words: int, rows: int) -> Iterator[slice]:
-    width = max(TILE_ELEMENTS // max(rows, 1), 512)
+def _tiles(words: int, states: Tensor) -> Iterator[slice]:
+    """The vocabulary in pieces, for a block of `states`."""
+    elements = TILE_ELEMENTS.get(states.device.type, TILE_ELEMENTS["cuda"])
+    width = max(elements // max(len(states), 1), 512)
     for start in range(0, words, width):
         yield slice(start, min(start + width, words))
 

@@ -20,7 +20,7 @@ from palestra.trainers.packing import Segment, micro_batches
 def small_tiles(monkeypatch):
     """Several blocks and tiles even for small inputs, the last of each ragged."""
     monkeypatch.setattr(logprobs, "TOKEN_BLOCK", 5)
-    monkeypatch.setattr(logprobs, "_tiles", lambda words, rows: _cut(words, 7))
+    monkeypatch.setattr(logprobs, "_tiles", lambda words, states: _cut(words, 7))
 
 
 def _cut(words, width):
@@ -79,7 +79,7 @@ def test_head_with_a_frozen_weight_and_no_tokens():
 
 
 def test_plan_blocks_and_masks():
-    plan = Plan([Segment(4), Segment(10, 0), Segment(9, 0), Segment(3, 0), Segment(2, 1)])
+    plan = Plan([Segment(4), Segment(20, 0), Segment(19, 0), Segment(3, 0), Segment(2, 1)])
     assert plan.context == [[], [0], [0], [0], [0, 1]]
     assert sorted(map(sorted, plan.blocks)) == [[0], [1, 2], [3], [4]]
     assert plan.mask(5, 0, None, "cpu") is None
