@@ -5,10 +5,10 @@ come out. Prefix caching is on. Stop strings are found here rather than by vLLM,
 trims text, so every sampled token is kept.
 
 vLLM runs in worker processes that are spawned: a script that makes this engine needs the
-`if __name__ == "__main__":` guard. On a CPU it takes a fixed amount of memory for its cache
-(2 GiB unless `cache_gb` or VLLM_CPU_KVCACHE_SPACE says otherwise); a 135M model, its Adam
-states in float32 and both processes then need about 7 GB. vLLM leaves one core free for the
-parent; VLLM_CPU_NUM_OF_RESERVED_CPU=0 gives it all.
+`if __name__ == "__main__":` guard. Set VLLM_LOGGING_LEVEL to hear more than errors. On a CPU
+vLLM takes a fixed amount of memory for its cache, 2 GiB unless `cache_gb` or
+VLLM_CPU_KVCACHE_SPACE says otherwise, and one core stays free for this process unless
+VLLM_CPU_NUM_OF_RESERVED_CPU=0.
 """
 
 from __future__ import annotations
@@ -257,11 +257,11 @@ class VllmEngine:
         if self._closed:
             return
         self._closed = True
-        ours = _cancel_all(self._tasks)
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ours, self._loop))
+        for tasks in (self._tasks, None):  # requests first: they still have to be aborted
+            cancel = asyncio.run_coroutine_threadsafe(_cancel_all(tasks), self._loop)
+            await asyncio.wrap_future(cancel)
         llm, self._llm = self._llm, None
         await asyncio.to_thread(startup.shut_down, llm)
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop))
         self._stop_loop()
 
     def _stop_loop(self) -> None:
@@ -281,7 +281,7 @@ class VllmEngine:
         await self.aclose()
 
 
-async def _cancel_all(tasks: Iterable[asyncio.Task[Any]] | None = None) -> None:
+async def _cancel_all(tasks: Iterable[asyncio.Task[Any]] | None) -> None:
     """Cancel these tasks, or all others of the running loop, and wait for their end."""
     doomed = set(asyncio.all_tasks() if tasks is None else tasks) - {asyncio.current_task()}
     for task in doomed:

@@ -11,8 +11,9 @@ from typing import Any
 from ..base import EngineError, Tokenizer
 
 # Respected when set. `spawn`: forking a process whose torch has started threads can hang.
+# Below `ERROR` every weight load says "Failed to load weights" of layers that have none.
 ENVIRONMENT = {
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
