@@ -43,13 +43,21 @@ class Gate:
     def acquire(self) -> None:
         """Wait for a place, blocking this thread."""
         entered = threading.Event()
+        given_up = False
 
         def wake() -> bool:
             entered.set()
-            return True
+            return not given_up
 
-        if not self._enter_or_queue(wake):
+        if self._enter_or_queue(wake):
+            return
+        try:
             entered.wait()
+        except BaseException:  # Ctrl-C in the main thread
+            given_up = True
+            if entered.is_set():
+                self.release()
+            raise
 
     async def aacquire(self) -> None:
         """Wait for a place without blocking the loop; cancellable."""

@@ -27,14 +27,13 @@ CPU_SLACK = 0.5  # seconds of CPU after which the limit is renewed with the serv
 class Reply:
     """What came back from one exchange.
 
-    `answer` is the runner's frame, `exit` the server's last word on a dead process,
-    `killed` why the host killed it. `out` and `err` are raw output.
+    `answer` is the runner's frame, `killed` why the host killed the process, if it did.
+    `out` and `err` are raw output.
     """
 
     out: bytearray = field(default_factory=bytearray)
     err: bytearray = field(default_factory=bytearray)
     answer: dict[str, Any] | None = None
-    exit: dict[str, Any] | None = None
     killed: str = ""
     seconds: float = 0.0
 
@@ -51,6 +50,7 @@ class Process:
         self.calls = 0
         self.ready = False
         self.gone = False
+        self.exit: dict[str, Any] | None = None  # the server's last word on a dead process
         self._server = control
         self._assembler = wire.Assembler()
         self._remote: list[socket.socket] = []
@@ -104,7 +104,7 @@ class Process:
             self._receive(reply)
             if self.gone or time.monotonic() > until:
                 self._drain(reply)
-                why = reply.exit or "the fork server is gone"
+                why = self.exit or "the fork server is gone"
                 text = reply.err.decode(errors="replace")
                 raise SandboxError(f"a session could not be set up: {why} {text}".strip())
             if not self.ready:
@@ -133,11 +133,8 @@ class Process:
         while True:
             self._transmit(queue)
             self._drain(reply)
-            self._receive(reply)
+            self._receive(reply, expect)
             now = time.monotonic()
-            if reply.answer is not None and reply.answer.get("id") != expect:
-                self._kill(reply, "protocol")
-                reply.answer = None
             if self.gone or (reply.answer is not None and not reply.killed):
                 break
             if not reply.killed and len(reply.out) + len(reply.err) > self._output_kill():
@@ -151,7 +148,7 @@ class Process:
             yield Wait(descriptors, until, descriptors[:1] if queue else ())
         self._drain(reply)
         reply.seconds = time.monotonic() - start
-        if self.gone and reply.exit is None:
+        if self.gone and self.exit is None:
             raise SandboxError("the fork server died during a call")
         return reply
 
@@ -184,7 +181,18 @@ class Process:
                 elif not reply.killed:
                     break
 
-    def _receive(self, reply: Reply) -> None:
+    def died(self) -> bool:
+        """Whether the process ended between two calls.
+
+        Raises:
+            SandboxError: it did, and the server with it.
+        """
+        self._receive(Reply(killed="between calls"))
+        if self.gone and self.exit is None:
+            raise SandboxError("the fork server died")
+        return self.gone
+
+    def _receive(self, reply: Reply, expect: int = 0) -> None:
         while not self.gone:
             try:
                 packet = self._ends[0].recv(wire.CHUNK + 1)
@@ -196,14 +204,25 @@ class Process:
                 self.gone = True
             elif packet[:1] == wire.EXIT:
                 # Anyone could write this; only the last one before the end is the server's.
-                reply.exit = _parsed(packet[1:])
+                self.exit = _parsed(packet[1:])
             elif packet[:1] == wire.READY:
                 self.ready = True
             elif not reply.killed:
-                try:
-                    reply.answer = self._assembler.feed(packet) or reply.answer
-                except wire.ProtocolError:
-                    self._kill(reply, "protocol")
+                self._take(packet, reply, expect)
+
+    def _take(self, packet: bytes, reply: Reply, expect: int) -> None:
+        """One packet of an answer: the one expected, once, or the process is killed."""
+        try:
+            message = self._assembler.feed(packet)
+        except wire.ProtocolError:
+            self._kill(reply, "protocol")
+            return
+        if message is None:
+            return
+        if reply.answer is not None or message.get("id") != expect:
+            self._kill(reply, "protocol")
+        else:
+            reply.answer = message
 
     def _hung_up(self) -> bool:
         poller = select.poll()

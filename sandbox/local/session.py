@@ -127,6 +127,10 @@ class LocalSession(Session):
         self._busy = True
         process, notice = self._process, ""
         try:
+            if process is not None and process.died():
+                self._ended = _ending(Reply(), process)[1] + " between two calls"
+                process.close()
+                process = self._process = None
             if process is None:
                 process = yield from self._fresh()
                 notice = f"[sandbox] a fresh interpreter: the last one {self._ended}\n"
@@ -159,10 +163,10 @@ class LocalSession(Session):
         answer = reply.answer or {}
         used = _number(answer.get("cpu"))
         if process.gone or reply.killed:
-            status, why = _ending(reply, process.limits)
+            status, why = _ending(reply, process)
             self._ended = why
             notice += f"[sandbox] the interpreter {why}\n"
-            used = max(used, _number((reply.exit or {}).get("cpu")))
+            used = max(used, _number((process.exit or {}).get("cpu")))
             process.close()
             self._process = None
         else:
@@ -205,9 +209,9 @@ def _keep(data: bytearray, limit: int) -> tuple[str, bool]:
     return head.decode("utf-8", "replace") + mark + tail.decode("utf-8", "replace"), True
 
 
-def _ending(reply: Reply, limits: Limits) -> tuple[Status, str]:
+def _ending(reply: Reply, process: Process) -> tuple[Status, str]:
     """Status and a phrase for a process that is no more."""
-    end = reply.exit or {}
+    end, limits = process.exit or {}, process.limits
     if reply.killed == "output":
         return Status.OUTPUT, f"was killed after writing {limits.output_kill_bytes} bytes"
     if reply.killed == "timeout":

@@ -12,6 +12,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+# Bound here, since this also runs beside code that may replace a module's functions.
+_dumps, _loads = json.dumps, json.loads
+
 CHUNK = 32 << 10
 MAX_FRAME = 64 << 20  # a cell of source, or an echoed value; far above any sane use
 
@@ -28,7 +31,7 @@ class ProtocolError(ValueError):
 
 def packets(message: dict[str, Any]) -> Iterator[bytes]:
     """Cut one JSON message into packets."""
-    data = json.dumps(message).encode()
+    data = _dumps(message).encode()
     if len(data) > MAX_FRAME:
         raise ValueError(f"a message of {len(data)} bytes is over the limit of {MAX_FRAME}")
     for start in range(0, len(data), CHUNK):
@@ -43,7 +46,7 @@ def parse(data: bytes | bytearray) -> dict[str, Any]:
         ProtocolError: not a JSON object.
     """
     try:
-        message = json.loads(data)
+        message = _loads(data)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"not a JSON frame: {error}") from error
     if not isinstance(message, dict):

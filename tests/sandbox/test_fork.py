@@ -1,0 +1,118 @@
+"""A fork is an independent copy of a live interpreter, with its files."""
+
+import pytest
+
+from palestra.sandbox import SandboxError, Status
+
+
+@pytest.fixture
+def state(native):
+    with native.open(seed=3) as session:
+        made = session.run(
+            "import os, random, numpy\nsquares = (i * i for i in range(100)); next(squares)\n"
+            "log = open('log.txt', 'w+'); log.write('start '); log.flush()\n"
+            "os.makedirs('a/b'); open('a/b/deep', 'w').write('deep')\nitems = [1]"
+        )
+        assert made.ok, made.stderr
+        yield session
+
+
+DRAW = "next(squares), random.random(), numpy.random.rand()"
+
+
+def test_generators_and_random_state_go_on_alike(state):
+    with state.fork() as copy:
+        assert copy.run(DRAW).value == state.run(DRAW).value
+        assert copy.run(DRAW).value == state.run(DRAW).value
+
+
+def test_names_and_files_are_separate(state):
+    with state.fork() as copy:
+        copy.run(
+            "items.append('copy'); open('a/b/deep', 'a').write(' in copy'); os.remove('log.txt')"
+        )
+        state.run("items.append('original')")
+        assert copy.run("items, open('a/b/deep').read()").value == "([1, 'copy'], 'deep in copy')"
+        value = state.run("items, open('a/b/deep').read(), os.listdir('.')").value
+        assert value == "([1, 'original'], 'deep', ['a', 'log.txt'])"
+
+
+def test_an_open_file_is_the_copys_own(state):
+    with state.fork() as copy:
+        copy.run("log.write('copy'); log.flush()")
+        state.run("log.write('original'); log.flush()")
+        assert copy.run("open('log.txt').read(), log.tell()").value == "('start copy', 10)"
+        assert state.run("open('log.txt').read()").value == "'start original'"
+
+
+def test_the_copy_outlives_the_original(state):
+    copy = state.fork()
+    state.close()
+    assert copy.run("next(squares), sorted(os.listdir('.'))").value == "(1, ['a', 'log.txt'])"
+    copy.close()
+
+
+def test_copies_of_copies(state):
+    chain = [state]
+    for depth in range(40):
+        chain.append(chain[-1].fork())
+        chain[-1].run(f"items.append({depth})")
+    assert chain[-1].run("len(items)").value == "41"
+    for copy in chain[1:]:
+        copy.close()
+
+
+def test_a_crash_ends_one_copy_only(state):
+    with state.fork() as copy:
+        assert copy.run("os.abort()").status is Status.CRASHED
+        assert state.run("next(squares)").value == "1"
+        assert "a fresh interpreter" in copy.run("1").stderr
+
+
+def test_a_fork_of_an_ended_session_starts_afresh(native):
+    with native.open() as session:
+        session.run("import os; os._exit(1)")
+        with session.fork() as copy:
+            assert "a fresh interpreter" in copy.run("1").stderr
+
+
+def test_threads_do_not_keep_a_session_from_forking(native):
+    with native.open() as session:
+        session.run(
+            "import threading, time\nstop = threading.Event()\n"
+            "t = threading.Thread(target=stop.wait, daemon=True); t.start(); x = 1"
+        )
+        with session.fork() as copy:
+            assert copy.run("x").value == "1"
+
+
+def test_a_cell_cannot_fork_by_itself(native):
+    with native.open() as session:
+        code = "import os\ntry: os.fork()\nexcept PermissionError: print('refused')"
+        assert session.run(code).stdout == "refused\n"
+        with session.fork() as copy:
+            assert session.run(code).stdout == "refused\n"
+            assert copy.run(code).stdout == "refused\n"
+
+
+def test_a_cell_that_replaces_fork_spoils_its_own_copy_only(native):
+    with native.open() as session, native.open() as other:
+        session.run(
+            "import os\nreal = os.fork\n"
+            "def twice():\n    pid = real()\n    if pid == 0:\n        while True: pass\n    return pid\n"
+            "def refuse(): raise OSError('no')\nos.fork = refuse"
+        )
+        with pytest.raises(SandboxError, match="no"):
+            session.fork()
+        assert session.run("1").value == "1"
+        assert other.run("1").value == "1"
+        session.run("os.fork = real")
+        with session.fork() as copy:
+            assert copy.run("os.getpid() > 1").value == "True"
+
+
+def test_without_supervision_fork_says_why(sandbox):
+    if "fork" not in sandbox.missing:
+        pytest.skip("this machine can fork sessions")
+    with sandbox.open() as session, pytest.raises(SandboxError, match="copied"):
+        session.fork()
