@@ -198,6 +198,8 @@ class Process:
                 packet = self._ends[0].recv(wire.CHUNK + 1)
             except BlockingIOError:
                 return
+            except ConnectionResetError:  # it left something unread; its last words follow
+                continue
             except OSError:
                 packet = b""
             if not packet and self._hung_up():

@@ -1,6 +1,7 @@
 """Every program of `attacks` is contained, and the sandbox goes on as if nothing had been."""
 
 import platform
+from pathlib import Path
 
 import pytest
 from attacks import ATTACK_LIMITS, ATTACKS
@@ -87,8 +88,8 @@ def test_timed_out_programs_leave_no_process(arena):
     sandbox, _ = arena
 
     def below(pid):
-        with open(f"/proc/{pid}/task/{pid}/children") as file:
-            found = [int(child) for child in file.read().split()]
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        found = [int(child) for child in children.split()]
         return found + [g for child in found for g in below(child)]
 
     before = len(below(sandbox.server_pid))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,9 +19,8 @@ def _gone(pid, within=10.0):
     end = time.monotonic() + within
     while time.monotonic() < end:
         try:
-            with open(f"/proc/{pid}/stat") as file:
-                if file.read().rpartition(")")[2].split()[0] == "Z":
-                    return True
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
         except FileNotFoundError:
             return True
         time.sleep(0.01)
@@ -28,8 +28,8 @@ def _gone(pid, within=10.0):
 
 
 def _children(pid):
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(child) for child in file.read().split()]
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in children.split()]
 
 
 def _everyone_below(pid):
@@ -161,9 +161,9 @@ def test_required_layers_are_there_or_no_session_opens(small):
         with LocalSandbox(("math",), require=LAYERS) as strict, strict.open() as session:
             assert session.run("1").value == "1"
         return
-    with LocalSandbox(("math",), require=require) as strict:
-        with pytest.raises(SandboxError, match="required layers are missing"):
-            strict.open()
+    strict = LocalSandbox(("math",), require=require)
+    with strict, pytest.raises(SandboxError, match="required layers are missing"):
+        strict.open()
 
 
 def test_tier_follows_from_what_is_missing(small):

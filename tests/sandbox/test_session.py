@@ -1,8 +1,8 @@
 """What a session promises: REPL semantics, output, verdicts, life after a crash."""
 
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -144,8 +144,10 @@ def test_numpy_sympy_threads_files_and_sqlite_work(session):
         "x = sympy.Symbol('x'); out = [str(sympy.integrate(x**2, x))]\n"
         "out.append(round(float(numpy.linalg.det(numpy.eye(3) * 2)), 6))\n"
         "t = threading.Thread(target=out.append, args=('thread',)); t.start(); t.join()\n"
-        "with tempfile.NamedTemporaryFile('w+') as f: f.write('tmp'); f.seek(0); out.append(f.read())\n"
-        "pathlib.Path('a.json').write_text(json.dumps({'k': 1})); out.append(json.load(open('a.json')))\n"
+        "with tempfile.NamedTemporaryFile('w+') as f:\n"
+        "    f.write('tmp'); f.seek(0); out.append(f.read())\n"
+        "pathlib.Path('a.json').write_text(json.dumps({'k': 1}))\n"
+        "out.append(json.load(open('a.json')))\n"
         "out.append(sqlite3.connect('b.db').execute('select 1').fetchone())\nout"
     )
     assert result.value == "['x**3/3', 8.0, 'thread', 'tmp', {'k': 1}, (1,)]", result.stderr
@@ -185,6 +187,6 @@ def test_no_descriptor_is_left_behind(sandbox):
                 session.run("import os; os._exit(1)")
 
     cycle()
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     cycle()
-    assert len(os.listdir("/proc/self/fd")) <= before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
