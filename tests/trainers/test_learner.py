@@ -89,6 +89,16 @@ def test_the_gradient_is_that_of_the_plain_loss():
     assert (found - expected).abs().max() < 1e-11
 
 
+def test_activation_checkpointing_runs_layers_twice():
+    def calls(**config):
+        it, count = learner(**config), []
+        it.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: count.append(1))
+        it.step(batch_of())
+        return len(count)
+
+    assert calls(activation_checkpointing=True) == 2 * calls()
+
+
 def test_an_invalid_member_changes_no_bit_of_the_update():
     groups = random_groups(np.random.default_rng(3))
     broken = trajectory([3, 4, 5, 6], [0, 0, 1, 1], None)

@@ -175,3 +175,11 @@ def test_a_model_that_cannot_pack_says_so_and_trains_on_padded_batches(caplog):
     expected = torch.as_tensor(sampled_by(model, batch))
     found = scored(model, batch, max_tokens=200, padded=True)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+def test_a_packed_model_still_generates():
+    model = tiny_model(dtype=torch.float32)
+    ids, options = torch.arange(1, 9)[None], {"max_new_tokens": 12, "do_sample": False}
+    before = model.generate(ids, **options)
+    attention.enable(model)
+    assert torch.equal(model.generate(ids, **options), before)
