@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from episodes import TASK, trajectory
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palestra.envs.types import Group
@@ -33,6 +33,7 @@ def test_dr_grpo_does_not_divide():
     assert group_advantages([3.0, 1.0], DR_GRPO) == [1.0, -1.0]
 
 
+@settings(deadline=None)
 @given(st.lists(rewards, min_size=2, max_size=8), st.data())
 def test_an_invalid_member_changes_no_sibling_by_a_bit(given_rewards, data):
     places = data.draw(st.lists(st.integers(0, len(given_rewards)), max_size=4))
@@ -46,6 +47,7 @@ def test_an_invalid_member_changes_no_sibling_by_a_bit(given_rewards, data):
         assert all(a == 0.0 for a, r in zip(together, mixed, strict=True) if r is None)
 
 
+@settings(deadline=None)
 @given(st.lists(rewards, min_size=2, max_size=8))
 def test_advantages_sum_to_zero_and_keep_the_order(values):
     for algorithm in (GRPO, DR_GRPO):
