@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import time
 import warnings
 
 import gymnasium
@@ -154,6 +155,7 @@ def test_a_killed_sandbox_is_invalid_never_zero():
         begin(env)
         env.step(fenced("1"))
         os.kill(own.server_pid, signal.SIGKILL)
+        time.sleep(0.5)  # its sessions die with it
         _, reward, ended, cut, info = env.step(fenced("2"))
         assert np.isnan(reward) and (ended, cut) == (False, True)
         assert info["outcome"] is Outcome.INVALID and info["failure"].kind == "sandbox"
