@@ -7,8 +7,9 @@ trims text, so every sampled token is kept.
 vLLM runs in worker processes that are spawned: a script that makes this engine needs the
 `if __name__ == "__main__":` guard. Set VLLM_LOGGING_LEVEL to hear more than errors. On a CPU
 vLLM takes a fixed amount of memory for its cache, 2 GiB unless `cache_gb` or
-VLLM_CPU_KVCACHE_SPACE says otherwise, and one core stays free for this process unless
-VLLM_CPU_NUM_OF_RESERVED_CPU=0.
+VLLM_CPU_KVCACHE_SPACE says otherwise; with SmolLM2-135M in float32 its processes then hold
+4.3 GB, to which a learner adds its own. It leaves one core to this process, so on two cores
+VLLM_CPU_NUM_OF_RESERVED_CPU=0 makes sense where sampling and learning take turns.
 """
 
 from __future__ import annotations
