@@ -22,6 +22,7 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from . import child, kernel, layout
@@ -32,6 +33,8 @@ REHEARSAL = {
     "numpy": "import numpy; numpy.linalg.det(numpy.eye(3) + 1); numpy.random.rand(3).mean()",
     "sympy": (
         "import sympy; x = sympy.Symbol('x'); sympy.factor(x**4 - 1); sympy.sympify('x**2 + 1')\n"
+        "sympy.integrate(x**2 * sympy.sin(x), (x, 0, 1)); sympy.limit(sympy.sin(x) / x, x, 0)\n"
+        "sympy.Matrix([[1, x], [2, 3]]).det(); sympy.latex(sympy.sqrt(x)); sympy.factorint(360)\n"
         "sympy.integrate(sympy.exp(-x) * x, (x, 0, sympy.oo)); sympy.solve(x**2 - x - 1, x)\n"
         "sympy.simplify(sympy.sin(x)**2 + sympy.cos(x)**2); str(sympy.Rational(1, 3) + x)"
     ),
@@ -121,4 +124,5 @@ def _serve(control: socket.socket, walls: Walls, config: dict[str, Any]) -> NoRe
 def _send(control: socket.socket, **fields: Any) -> None:
     if "error" in fields:
         fields["error"] = fields["error"][-8000:]
-    control.send(json.dumps(fields).encode())
+    with suppress(BrokenPipeError):  # the host has gone already
+        control.send(json.dumps(fields).encode())

@@ -80,8 +80,10 @@ class _Server:
                 poller = select.poll()
                 poller.register(self.control, select.POLLIN)
                 poller.poll(wait_s * 1000)
-                with contextlib.suppress(OSError, ValueError):
-                    self._hello = json.loads(self.control.recv(1 << 16))
+                # A reset comes first where it died with commands unread; its words follow.
+                for _ in range(2):
+                    with contextlib.suppress(OSError, ValueError):
+                        self._hello = self._hello or json.loads(self.control.recv(1 << 16))
             return self._hello
 
     def alive(self) -> bool:

@@ -169,13 +169,14 @@ class Copies:
                 kernel.umount(WORK)
                 privateroot.fresh_work_folder(WORK, limits["tmp_bytes"], limits["tmp_inodes"])
                 _copy_tree(old, WORK)
-                for number, (path, flags, position) in opened.items():
-                    _reopen(asked, number, path, flags, position)
+                for number, file in opened.items():
+                    _reopen(asked, number, file)
             finally:
                 os.close(old)
         finally:
             kernel.setns(self._home, kernel.CLONE_NEWNS)
-            os.close(entered)
+            for handle in (entered, *(f.deleted for f in opened.values() if f.deleted >= 0)):
+                os.close(handle)
 
     @staticmethod
     def _end(*pids: int) -> None:
@@ -211,30 +212,50 @@ def _strays(parent: int, known: Container[int]) -> list[int]:
     return [pid for pid in unknown if _status(pid).get("PPid") in (1, parent)]
 
 
-def _open_files(folder: str) -> dict[int, tuple[str, int, int]]:
-    """Regular files under `WORK` that a process has open: path, flags and position by number."""
+@dataclass
+class Opened:
+    """A regular file under `WORK` that a process has open."""
+
+    path: str
+    flags: int
+    position: int
+    deleted: int  # our handle on it where it has no name any more, else -1
+
+
+def _open_files(folder: str) -> dict[int, Opened]:
+    """What a process has open under `WORK`, by its descriptor."""
     found = {}
     for name in os.listdir(f"{folder}/fd"):
-        path = os.readlink(f"{folder}/fd/{name}")
-        if path.startswith(f"{WORK}/") and stat.S_ISREG(os.stat(f"{folder}/fd/{name}").st_mode):
-            with open(f"{folder}/fdinfo/{name}") as file:
-                info = dict(line.split(":", 1) for line in file)
-            found[int(name)] = (path, int(info["flags"], 8), int(info["pos"]))
+        link = f"{folder}/fd/{name}"
+        path = os.readlink(link)
+        if not path.startswith(f"{WORK}/") or not stat.S_ISREG(os.stat(link).st_mode):
+            continue
+        with open(f"{folder}/fdinfo/{name}") as file:
+            info = dict(line.split(":", 1) for line in file)
+        deleted = os.open(link, os.O_RDONLY) if path.endswith(" (deleted)") else -1
+        found[int(name)] = Opened(path, int(info["flags"], 8), int(info["pos"]), deleted)
     return found
 
 
-def _reopen(asked: Asked, number: int, path: str, flags: int, position: int) -> None:
+def _reopen(asked: Asked, number: int, opened: Opened) -> None:
     """Replace a descriptor of the caller by the same file of its own tmpfs."""
-    flags &= ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC)
-    try:
-        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:  # deleted while open; nobody has a name for it
+    if opened.deleted < 0:
+        flags = opened.flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC)
+        handle = os.open(opened.path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+    else:
         handle = os.open(WORK, os.O_TMPFILE | os.O_RDWR, 0o600)
     try:
-        os.lseek(handle, position, os.SEEK_SET)
+        if opened.deleted >= 0:
+            _copy_data(opened.deleted, handle)
+        os.lseek(handle, opened.position, os.SEEK_SET)
         asked.inject(handle, number)
     finally:
         os.close(handle)
+
+
+def _copy_data(source: int, target: int) -> None:
+    with open(source, "rb", closefd=False) as data, open(target, "wb", closefd=False) as file:
+        shutil.copyfileobj(data, file)
 
 
 def _copy_tree(source: int, target: str) -> None:
@@ -248,8 +269,11 @@ def _copy_tree(source: int, target: str) -> None:
                     os.mkdir(into, 0o700)
                     _copy_tree(below, into)
                 elif entry.is_file(follow_symlinks=False):
-                    with open(below, "rb", closefd=False) as data, open(into, "wb") as file:
-                        shutil.copyfileobj(data, file)
+                    made = os.open(into, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                    try:
+                        _copy_data(below, made)
+                    finally:
+                        os.close(made)
                 info = os.fstat(below)
                 os.chmod(into, stat.S_IMODE(info.st_mode))
                 os.utime(into, ns=(info.st_atime_ns, info.st_mtime_ns))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import select
 import socket
 import time
@@ -53,17 +54,9 @@ class Process:
         self.exit: dict[str, Any] | None = None  # the server's last word on a dead process
         self._server = control
         self._assembler = wire.Assembler()
-        self._remote: list[socket.socket] = []
-        kinds = (socket.SOCK_SEQPACKET, socket.SOCK_STREAM, socket.SOCK_STREAM)
-        pairs = []
-        try:
-            for kind in kinds:
-                pairs.append(socket.socketpair(socket.AF_UNIX, kind))
-        except OSError as error:
-            raise SandboxError(f"no sockets for a session: {error} (see `ulimit -n`)") from error
-        finally:
-            self._ends = [own for own, _ in pairs]
-            self._remote = [remote for _, remote in pairs]
+        pairs = [_pair(socket.SOCK_SEQPACKET), _pair(), _pair()]
+        self._ends = [own for own, _ in pairs]
+        self._remote = [remote for _, remote in pairs]
         for end in self._ends:
             end.setblocking(False)
 
@@ -243,6 +236,19 @@ class Process:
         """Hang up; the server kills the process. Idempotent."""
         for end in (*self._ends, *self._remote):
             end.close()
+
+
+def _pair(kind: int = socket.SOCK_STREAM) -> tuple[socket.socket, socket.socket]:
+    """A unix socket pair. A session takes three descriptors of the host's: where they run out
+    and the hard limit allows, the soft limit is raised to it."""
+    try:
+        return socket.socketpair(socket.AF_UNIX, kind)
+    except OSError as error:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if error.errno != errno.EMFILE or soft == hard:
+            raise SandboxError(f"no sockets for a session: {error} (see `ulimit -n`)") from error
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return _pair(kind)
 
 
 def _parsed(data: bytes) -> dict[str, Any] | None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from palestra.sandbox import Limits, Status
 
 ATTACK_LIMITS = Limits(
-    wall_s=0.8,
     cpu_s=5.0,
     memory_bytes=128 << 20,
     tasks=16,

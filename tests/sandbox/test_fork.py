@@ -45,6 +45,25 @@ def test_an_open_file_is_the_copys_own(state):
         assert state.run("open('log.txt').read()").value == "'start original'"
 
 
+def test_a_temporary_file_without_a_name_is_copied_too(state):
+    state.run("import tempfile; t = tempfile.TemporaryFile('w+'); t.write('one '); t.flush()")
+    with state.fork() as copy:
+        copy.run("t.write('copy'); t.flush()")
+        state.run("t.write('original'); t.flush()")
+        for session, text in ((copy, "one copy"), (state, "one original")):
+            assert session.run("_ = t.seek(0); t.read()").value == repr(text)
+
+
+def test_files_that_cannot_be_copied_fail_the_copy_and_nothing_else(native):
+    with native.open() as session:
+        session.run("import os\nfor _ in range(1500):\n    os.mkdir('d'); os.chdir('d')\nx = 1")
+        with pytest.raises(SandboxError):
+            session.fork()
+        assert session.run("x").value == "1"
+        with native.open() as other, other.fork() as copy:
+            assert copy.run("1").value == "1"
+
+
 def test_the_copy_outlives_the_original(state):
     copy = state.fork()
     state.close()

@@ -1,0 +1,99 @@
+"""What is left where namespaces are refused, as in a default container: made here by a filter
+on `unshare` and `mount` that the host process puts on itself."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from palestra.sandbox.local import landlock, seccomp
+
+HOST = """
+import errno, json, os
+from palestra.sandbox import LocalSandbox, SandboxError
+from palestra.sandbox.local import kernel, seccomp
+machine = seccomp.machine()
+code = seccomp._prologue(machine) + seccomp._on_call(
+    machine.calls["unshare"], [seccomp._op(0x06, seccomp.ERRNO(errno.EPERM))])
+kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+seccomp.install(machine, b"".join([*code, seccomp._op(0x06, seccomp.ALLOW)]))
+secret = os.path.abspath("secret"); open(secret, "w").write("hidden answer")
+found = {}
+with LocalSandbox(("math", "random")) as sandbox:
+    found["tier"], found["missing"] = sandbox.tier, sorted(sandbox.missing)
+    with sandbox.open() as session:
+        for name, code in json.load(open("programs.json")).items():
+            result = session.run(code.replace("SECRET", repr(secret)), wall_s=2)
+            found[name] = [result.status, result.value, result.stderr[-200:]]
+        try:
+            session.fork()
+        except SandboxError as error:
+            found["copy"] = str(error)
+    found["left"] = os.listdir(os.path.dirname(found["cwd"][1].strip("'")))
+    scratch = os.path.dirname(found["cwd"][1].strip("'"))
+try:
+    LocalSandbox(("math",), require=("net", "pid")).open()
+except SandboxError as error:
+    found["strict"] = str(error)
+found["scratch"] = os.path.exists(scratch)
+print(json.dumps(found))
+"""
+PROGRAMS = {
+    "cwd": "import os; os.getcwd()",
+    "work": "import tempfile; open('a', 'w').write('x')\ntempfile.TemporaryFile().write(b'x')",
+    "secret": "open(SECRET).read()",
+    "environ": "open(f'/proc/{os.getppid()}/environ').read()",
+    "memory": "open('/proc/self/mem', 'r+b')",
+    "elsewhere": "open('/tmp/not-here', 'w')",
+    "socket": "import socket; socket.socket()",
+    "fork": "os.fork()",
+    "kill": "os.kill(os.getppid(), 9)",
+    "loop": "while True: pass",
+    "threads": "import threading; t = threading.Thread(target=print); t.start(); t.join(); 'ran'",
+}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    if seccomp.machine() is None or not seccomp.usable():
+        pytest.skip("needs seccomp filters")
+    folder = tmp_path_factory.mktemp("host")
+    (folder / "programs.json").write_text(json.dumps(PROGRAMS))
+    done = subprocess.run(
+        [sys.executable, "-c", HOST], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_weaker_tier_says_what_is_missing(found):
+    assert found["tier"] == ("landlock" if landlock.version() else "seccomp")
+    assert {"user", "pid", "net", "fs", "fork"} <= set(found["missing"])
+    assert "required layers are missing" in found["strict"]
+    assert "Operation not permitted" in found["strict"]
+    assert "could not be copied" in found["copy"]
+
+
+def test_programs_work_and_limits_hold(found):
+    assert found["work"][:2] == ["ok", "1"]
+    assert found["loop"][0] == "timeout"
+    assert found["threads"][1] == "'ran'"
+
+
+@pytest.mark.parametrize("attack", ["socket", "fork", "kill"])
+def test_calls_are_refused(found, attack):
+    assert found[attack][0] == "error"
+    assert "PermissionError" in found[attack][2]
+
+
+@pytest.mark.parametrize("attack", ["secret", "environ", "memory", "elsewhere"])
+def test_files_are_closed_where_there_is_landlock(found, attack):
+    if not landlock.version():
+        pytest.skip("this kernel has no Landlock")
+    assert "PermissionError" in found[attack][2]
+
+
+def test_nothing_is_left_on_the_disk(found):
+    assert found["scratch"] is False
+    assert len(found["left"]) <= 1
