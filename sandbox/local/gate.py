@@ -33,7 +33,7 @@ class Gate:
         """Give the place to the longest waiter still there, or back."""
         while True:
             with self._lock:
-                if not self._queue:
+                if self._free < 0 or not self._queue:
                     self._free += 1
                     return
                 wake = self._queue.popleft()
@@ -41,7 +41,15 @@ class Gate:
                 return
 
     def acquire(self) -> None:
-        """Wait for a place, blocking this thread."""
+        """Wait for a place, blocking this thread.
+
+        In a thread that runs an event loop it enters at once, over the limit if need be: the
+        holders to wait for may need that loop to go on.
+        """
+        if asyncio._get_running_loop() is not None:
+            with self._lock:
+                self._free -= 1
+            return
         entered = threading.Event()
         given_up = False
 

@@ -21,6 +21,7 @@ from .waiting import Conversation, Wait
 START_S = 120.0  # a first session may have to wait for the server's imports
 FORK_S = 30.0  # a copy takes milliseconds
 KILL_S = 15.0  # a SIGKILL takes milliseconds; after this the sandbox counts as lost
+BURST = 256  # reads before the clock is looked at again, however fast a program writes
 CPU_SLACK = 0.5  # seconds of CPU after which the limit is renewed with the server
 
 
@@ -53,7 +54,8 @@ class Process:
         self.gone = False
         self.exit: dict[str, Any] | None = None  # the server's last word on a dead process
         self._server = control
-        self._assembler = wire.Assembler()
+        # A value of `output_bytes` characters, each at worst two escapes of six bytes.
+        self._assembler = wire.Assembler(12 * limits.output_bytes + (64 << 10))
         pairs = [_pair(socket.SOCK_SEQPACKET), _pair(), _pair()]
         self._ends = [own for own, _ in pairs]
         self._remote = [remote for _, remote in pairs]
@@ -162,7 +164,7 @@ class Process:
     def _drain(self, reply: Reply) -> None:
         for end, kept in ((self._ends[1], reply.out), (self._ends[2], reply.err)):
             # After the kill threshold the rest is read and dropped, so that nothing blocks.
-            while True:
+            for _ in range(BURST):
                 try:
                     data = end.recv(1 << 18)
                 except OSError:
@@ -186,7 +188,9 @@ class Process:
         return self.gone
 
     def _receive(self, reply: Reply, expect: int = 0) -> None:
-        while not self.gone:
+        for _ in range(BURST):
+            if self.gone:
+                return
             try:
                 packet = self._ends[0].recv(wire.CHUNK + 1)
             except BlockingIOError:

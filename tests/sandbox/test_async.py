@@ -125,6 +125,18 @@ def test_gate_hands_over_in_order_and_survives_cancellation():
     assert asyncio.run(scenario()) == [0, 1, 3, 4]
 
 
+def test_a_blocking_call_inside_a_loop_does_not_wait_for_that_loop():
+    with LocalSandbox(("math",), max_running=1) as narrow:
+
+        async def scenario():
+            one, two = await narrow.aopen(), await narrow.aopen()
+            running = asyncio.create_task(one.arun("import time; time.sleep(0.2); 'slow'"))
+            await asyncio.sleep(0.1)
+            return two.run("'blocking'").value, (await running).value, (await two.arun("3")).value
+
+        assert asyncio.run(scenario()) == ("'blocking'", "'slow'", "3")
+
+
 def test_gate_passes_over_a_closed_loop():
     gate = Gate(1)
     gate.acquire()
