@@ -23,7 +23,6 @@ from .cache import KVCache
 from .sampling import Scorer, Scores
 from .weights import Layer, Shape, Weights
 
-_BUCKET = 16  # attended length is rounded up to this: aligned, and still close to what lives
 _PREFILL_TOKENS = 2048  # bounds the activations of one prefill pass
 Attend = Callable[[int, Tensor], Tensor]
 
@@ -47,12 +46,7 @@ class Decoder:
         self.shape = shape = Shape.of(model.config)
         self.context_length = context_length
         self.dtype, self.device = dtype, device
-        # bfloat16 batched products are slower than float32 ones on a CPU, so only the weights
-        # are bfloat16 there; keys, values and the attention itself stay float32.
-        self.attention_dtype = torch.float32 if device.type == "cpu" else dtype
-        self.cache = KVCache(
-            shape.layers, shape.kv_heads, shape.head_dim, self.attention_dtype, device
-        )
+        self.cache = KVCache(shape.layers, shape.kv_heads, shape.head_dim, dtype, device)
         self.weights = Weights(model, shape, dtype, device)
         self.rotation = _rotation_table(model, context_length, device)
         self.scorer = Scorer(shape.vocab)
@@ -61,7 +55,7 @@ class Decoder:
         self.weights.load(tensors)
 
     def copy(self, source: int, target: int, length: int) -> None:
-        self.cache.ensure(target + 1, length)
+        self.cache.reserve(target + 1, length)
         self.cache.copy(source, target, length)
 
     move = copy
@@ -70,7 +64,7 @@ class Decoder:
         return self.cache.read(row, 0, length)
 
     def write(self, row: int, data: Tensor) -> None:
-        self.cache.ensure(row + 1, data.shape[3])
+        self.cache.reserve(row + 1, data.shape[3])
         self.cache.write(row, data)
 
     def score(self, states: Tensor, inverse_temperature: Tensor) -> Scores:
@@ -78,15 +72,14 @@ class Decoder:
         return self.scorer(tiles, inverse_temperature)
 
     def decode(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
-        width = self._bucket(max(positions) + 1)
-        self.cache.ensure(len(tokens), width)
+        self.cache.fit(len(tokens), max(positions) + 1)
         at = torch.tensor(positions, device=self.device)
         rows = torch.arange(len(tokens), device=self.device)
-        masks = {w: self._decode_mask(at, width, w) for w in set(self.shape.windows)}
+        masks = {w: self._decode_mask(at, w) for w in set(self.shape.windows)}
 
         def attend(layer: int, query: Tensor) -> Tensor:
             mask = masks[self.shape.windows[layer]]
-            return self._attend_step(layer, query, mask, width)
+            return self._attend_step(layer, query, mask)
 
         return self._forward(torch.tensor(tokens, device=self.device), rows, at, attend)
 
@@ -105,7 +98,7 @@ class Decoder:
 
     def _prefill_batch(self, batch: Sequence[Segment]) -> Tensor:
         end = max(s.start + len(s.tokens) for s in batch)
-        self.cache.ensure(max(s.row for s in batch) + 1, self._bucket(end))
+        self.cache.reserve(max(s.row for s in batch) + 1, end + 1)
         tokens = [t for s in batch for t in s.tokens]
         rows = [s.row for s in batch for _ in s.tokens]
         places = [s.start + i for s in batch for i in range(len(s.tokens))]
@@ -117,9 +110,6 @@ class Decoder:
 
         return self._forward(ids, row_ids, at, attend)
 
-    def _bucket(self, length: int) -> int:
-        return -(-length // _BUCKET) * _BUCKET
-
     def _forward(self, ids: Tensor, rows: Tensor, at: Tensor, attend: Attend) -> Tensor:
         """Final hidden states [N, H] of N tokens at positions `at` of `rows`."""
         rotation = self.rotation[at].unsqueeze(1)
@@ -128,7 +118,7 @@ class Decoder:
         for number, layer in enumerate(self.weights.layers):
             query, kv = self._project(layer, x, rotation)
             self.cache.flat[number].index_copy_(0, slots, kv)
-            attended = attend(number, query).to(self.dtype)
+            attended = attend(number, query)
             x = layer.output(attended, x)
             gate_up = layer.gate_up(self._norm(x, layer.mlp_norm))
             gate, up = gate_up.chunk(2, -1)
@@ -150,23 +140,23 @@ class Decoder:
         pairs = torch.view_as_complex(qk.reshape(len(x), rotated, -1, 2)) * rotation
         qk = torch.view_as_real(pairs).flatten(-2)
         kv = torch.cat((qk[:, shape.heads :], value), 1).view(-1, shape.head_dim)
-        return qk[:, : shape.heads].to(self.attention_dtype), kv.to(self.attention_dtype)
+        return qk[:, : shape.heads].to(self.dtype), kv.to(self.dtype)
 
-    def _decode_mask(self, at: Tensor, width: int, window: int | None) -> Tensor:
-        """Additive mask [N * kv_heads, 1, width]: 0 where position `at` may look."""
-        columns = torch.arange(width, device=self.device)
+    def _decode_mask(self, at: Tensor, window: int | None) -> Tensor:
+        """Additive mask [N * kv_heads, 1, length]: 0 where position `at` may look."""
+        columns = torch.arange(self.cache.length, device=self.device)
         allowed = columns <= at[:, None]
         if window is not None:
             allowed &= columns > at[:, None] - window
-        mask = torch.zeros(allowed.shape, dtype=self.attention_dtype, device=self.device)
+        mask = torch.zeros(allowed.shape, dtype=self.dtype, device=self.device)
         mask.masked_fill_(~allowed, -torch.inf)
         return mask.repeat_interleave(self.shape.kv_heads, 0).unsqueeze(1)
 
-    def _attend_step(self, layer: int, query: Tensor, mask: Tensor, width: int) -> Tensor:
+    def _attend_step(self, layer: int, query: Tensor, mask: Tensor) -> Tensor:
         """One query per row. Two batched products beat fused attention here (see bench/decode)."""
         shape = self.shape
         rows = len(query)
-        keys, values = self.cache.layers[layer][:, :rows].flatten(1, 2)[:, :, :width]
+        keys, values = self.cache.layers[layer][:, :rows].flatten(1, 2)
         q = query.reshape(rows * shape.kv_heads, -1, shape.head_dim)
         scores = torch.baddbmm(mask, q, keys.transpose(1, 2), alpha=shape.scale)
         return torch.bmm(torch.softmax(scores, -1), values).view(rows, -1)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # oneDNN picks a blocked layout for about this many rows; other row counts still work.
-_ROWS = 32
+_ROWS = 64
 
 
 def can_pack(weight: Tensor) -> bool:
