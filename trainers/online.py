@@ -30,7 +30,7 @@ from ..envs.core import ChatEnv
 from ..envs.registration import make
 from ..envs.tasks import TaskSet
 from ..envs.types import Group, Task
-from .advantages import has_signal, shaped_rewards
+from .advantages import has_signal
 from .algorithms import get_algorithm
 from .batching import build_batch
 from .checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
@@ -123,6 +123,7 @@ class Trainer:
         self.learner = Learner(model, config.learner, self.algorithm)
         self.engine = self._make_engine(model)
         self.agent = Agent(self.engine, self._sampling(config.sampling.temperature))
+        self.learner.check(self.agent.sampling)
         self.examiner = Agent(self.engine, self._sampling(config.eval.temperature))
         self.limits = RolloutLimits(config.sampling.max_tokens, config.sampling.timeout_s)
         options = config.env.options
@@ -154,7 +155,7 @@ class Trainer:
             tasks = self._draw(self.config.prompts_per_step - len(kept))
             groups = await self._play(tasks, round_)
             drawn += groups
-            kept += groups if not self.algorithm.dynamic_sampling else self._with_signal(groups)
+            kept += _with_signal(groups) if self.algorithm.dynamic_sampling else groups
             if len(kept) >= self.config.prompts_per_step:
                 break
         return kept, drawn
@@ -276,5 +277,7 @@ class Trainer:
             concurrency=self.config.sampling.concurrency,
         )
 
-    def _with_signal(self, groups: Sequence[Group]) -> list[Group]:
-        return [g for g in groups if has_signal(shaped_rewards(g, self.algorithm))]
+
+def _with_signal(groups: Sequence[Group]) -> list[Group]:
+    """The groups whose rewards, as the environment gave them, are not all equal."""
+    return [g for g in groups if has_signal([t.reward for t in g.trajectories])]
