@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -16,7 +15,7 @@ from tyro.conf import Positional
 from .environment import find, make_environment, parameters
 from .errors import UsageError
 from .parsing import parse
-from .progress import hush
+from .progress import EpisodePrinter, hush
 
 if TYPE_CHECKING:
     from ..agents.evaluation import EvalResult
@@ -108,7 +107,7 @@ def settings(options: Options) -> dict[str, Any]:
 async def _evaluate(options: Options, tasks: Sequence[Any], folder: Path) -> EvalResult:
     from ..agents.agent import Agent
     from ..agents.engines import SamplingParams, make_engine
-    from ..agents.evaluation import Progress, evaluate
+    from ..agents.evaluation import evaluate
     from ..agents.rollout import EnvPool, RolloutLimits
 
     scripted = options.engine == "scripted"
@@ -116,17 +115,9 @@ async def _evaluate(options: Options, tasks: Sequence[Any], folder: Path) -> Eva
     chosen = settings(options)
     pool = EnvPool(lambda: cast("ChatEnv", make_environment(options.id, chosen).unwrapped))
     sampling = SamplingParams(max_tokens=options.max_tokens, temperature=options.temperature)
-
-    def show(progress: Progress) -> None:
-        if sys.stderr.isatty():
-            score = "" if progress.score is None else f", score {progress.score:.3f}"
-            invalid = f", {progress.invalid} invalid" if progress.invalid else ""
-            line = f"{progress.done}/{progress.total}{score}{invalid}"
-            print(f"\r{line:<60}", end="", file=sys.stderr, flush=True)
-
     with closing(pool):
         async with make_engine(options.engine, model, **options.engine_options) as engine:
-            result = await evaluate(
+            return await evaluate(
                 pool,
                 Agent(engine, sampling),
                 tasks,
@@ -137,11 +128,8 @@ async def _evaluate(options: Options, tasks: Sequence[Any], folder: Path) -> Eva
                 concurrency=options.concurrency,
                 folder=folder,
                 resume=options.resume,
-                progress=show,
+                progress=EpisodePrinter(),
             )
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
-    return result
 
 
 def _open_log(options: Options) -> RunLog:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..agents.evaluation import Progress
 
 # heading, metric, how its value is written
 COLUMNS = (
@@ -31,8 +35,34 @@ def hush(model: str) -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
+class EpisodePrinter:
+    """Counts episodes on a terminal, and tells the first failure of infrastructure anywhere.
+
+    Callable as `progress` of `agents.evaluation.evaluate`. Prints to standard error.
+    """
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def __call__(self, progress: Progress) -> None:
+        failure = progress.latest.failure
+        if failure is not None and not self._told:
+            self._told = True  # the first says most; the table counts the rest
+            print(f"invalid episode ({failure.kind}): {failure.message}", file=sys.stderr)
+        if sys.stderr.isatty():
+            score = "" if progress.score is None else f", score {progress.score:.3f}"
+            invalid = f", {progress.invalid} invalid" if progress.invalid else ""
+            line = f"{progress.done}/{progress.total}{score}{invalid}"
+            end = "\n" if progress.done == progress.total else ""
+            print(f"\r{line:<60}", end=end, file=sys.stderr, flush=True)
+
+
 class StepPrinter:
-    """Prints a line for each step; callable as `on_step` of `trainers.online.train`."""
+    """Prints a line for each step; callable as `on_step` of `trainers.online.train`.
+
+    Raises:
+        RuntimeError: every episode of a step was invalid; this ends the run.
+    """
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -44,7 +74,20 @@ class StepPrinter:
             print(f"{'step':>9}" + "".join(f"{name:>{WIDTH}}" for name, _, _ in COLUMNS))
         cells = (_cell(metrics.get(name), form) for _, name, form in COLUMNS)
         line = f"{f'{step}/{self.steps}':>9}" + "".join(f"{cell:>{WIDTH}}" for cell in cells)
-        print(line.rstrip(), flush=True)
+        invalid = max(_share(metrics, "invalid"), _share(metrics, "eval/invalid"))
+        note = f"  {invalid:.1%} invalid" if invalid else ""
+        print(f"{line}{note}".rstrip(), flush=True)
+        if invalid == 1:
+            raise RuntimeError(
+                f"every episode of step {step} was invalid: the engine, the sandbox or a verifier "
+                f"failed each time, so nothing can be learnt; `palestra eval` with the same model "
+                f"and settings shows the first failure"
+            )
+
+
+def _share(metrics: Mapping[str, Any], name: str) -> float:
+    value = float(metrics.get(name, 0.0))
+    return 0.0 if math.isnan(value) else value
 
 
 def _cell(value: float | None, form: str) -> str:

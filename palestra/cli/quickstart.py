@@ -45,10 +45,12 @@ def main(argv: Sequence[str]) -> int:
     base = options.base or Path("runs") / f"micro-base-{options.seed}"
     print(f"1. base model, pre-trained from scratch, in {base}", flush=True)
     hush("smollm2")
+    from .summary import print_summary
+
     build_base(base, options.seed)
     folder = run(options, base)
     print("3. what came of it", flush=True)
-    report(folder, base)
+    print_summary(folder)
     return 0
 
 
@@ -77,14 +79,3 @@ def run(options: Options, base: Path) -> Path:
     with_tool = "with the Python tool" if options.tool else "without the tool"
     print(f"2. {config.algorithm} on {config.env.id}, {with_tool}, in {folder}", flush=True)
     return train(config, folder, on_step=StepPrinter(steps))
-
-
-def report(folder: Path, base: Path) -> None:
-    """The table of held-out measures, and the page."""
-    from ..agents.engines.loading import load_model
-    from ..agents.report import write_report
-    from .summary import print_summary
-
-    print_summary(folder)
-    _, tokenizer = load_model(str(base))
-    print(f"curves and transcripts: {write_report(folder, decode=tokenizer.decode)}")

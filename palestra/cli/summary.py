@@ -14,12 +14,18 @@ from ..agents.runlog import read_metrics
 
 
 def print_summary(folder: Path, console: Console | None = None) -> None:
-    """Print the first held-out evaluation of a run beside its last, with 95 % intervals."""
-    console = console or Console(highlight=False)
+    """Print the first held-out evaluation of a run beside its last, with 95 % intervals, and
+    where the page with its curves and transcripts is."""
+    console = console or Console(highlight=False, soft_wrap=True)
     found = before_after(folder, read_metrics(folder))
-    if found is None:
-        console.print("no two held-out evaluations to compare")
-        return
+    if found:
+        _print_comparison(found, console)
+    report = folder / "report.html"
+    if report.is_file():
+        console.print(Text(f"curves and transcripts: {report}"))
+
+
+def _print_comparison(found: dict[str, Any], console: Console) -> None:
     table = Table(title="held-out tasks, 95 % intervals clustered by task", title_style="")
     table.title_justify = "left"
     table.add_column("")

@@ -50,7 +50,6 @@ def main(argv: Sequence[str]) -> int:
     from .summary import print_summary
 
     print_summary(folder)
-    print(f"kept in {folder}; `palestra view {folder}` makes a page of it")
     return 0
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from palestra import cli
+from palestra.agents.engines import EngineError, SamplingParams
+from palestra.agents.engines.scripted import ScriptedEngine
 from palestra.cli.play import read_action
+from palestra.envs.types import Completion
 
 ID = "palestra/MathCode-v0"
 TASKS = ["--env.tasks", "arithmetic"]
@@ -132,6 +136,25 @@ def test_eval_compares_with_an_earlier_one(tmp_path: Path, capsys: Capture) -> N
 def test_eval_against_nothing_is_misuse(tmp_path: Path, capsys: Capture) -> None:
     assert cli.main(evaluate(tmp_path / "b", "--against", str(tmp_path))) == 2
     assert "holds no finished evaluation" in capsys.readouterr().err
+
+
+class LostEngine(ScriptedEngine):
+    """An engine that is lost at its first request."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__([model])
+
+    async def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Completion:
+        raise EngineError("the engine is gone")
+
+
+def test_eval_with_nothing_but_failures_is_a_failed_run(tmp_path: Path, capsys: Capture) -> None:
+    engine = ["--engine", f"{__name__}:LostEngine", "--model", "x", "--tasks", "2"]
+    assert cli.main(["eval", ID, *TASKS, *engine, "--folder", str(tmp_path / "run")]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("invalid episode (engine)") == 1
+    assert "the engine is gone" in printed.err
+    assert "100.0 %" in printed.out
 
 
 def test_resuming_needs_a_folder(capsys: Capture) -> None:

@@ -11,6 +11,7 @@ from palestra import cli
 from palestra.agents.runlog import read_json, read_metrics
 from palestra.cli import quickstart
 from palestra.cli.config import load_toml
+from palestra.cli.summary import print_summary
 from palestra.trainers.config import TrainConfig
 
 Capture = pytest.CaptureFixture[str]
@@ -27,7 +28,7 @@ def test_one_step_and_its_report(tmp_path: Path, capsys: Capture) -> None:
     base = save_tiny_model(tmp_path / "base", "llama")
     options = quickstart.Options(steps=1, tool=False, seed=3, folder=tmp_path / "run")
     folder = quickstart.run(options, base)
-    quickstart.report(folder, base)
+    print_summary(folder)
     assert [record["step"] for record in read_metrics(folder)] == [0, 1]
     config = read_json(folder / "config.json")
     assert config["seed"] == 3

@@ -90,6 +90,14 @@ def test_progress_is_one_line_a_step(capsys: Capture) -> None:
     assert first.split() == ["1/2", "0.500", "1234"]
 
 
+def test_a_step_of_invalid_episodes_ends_the_run(capsys: Capture) -> None:
+    show = StepPrinter(2)
+    show(1, {"reward/mean": 0.5, "invalid": 0.25})
+    assert capsys.readouterr().out.endswith("25.0% invalid\n")
+    with pytest.raises(RuntimeError, match="every episode of step 2 was invalid"):
+        show(2, {"invalid": 1.0})
+
+
 def test_a_run_for_real_then_resumed_then_evaluated(tmp_path: Path, capsys: Capture) -> None:
     """A tiny random model: nothing is learnt, but every command meets the files of the others."""
     model, run = save_tiny_model(tmp_path / "model"), tmp_path / "run"
