@@ -1,0 +1,35 @@
+"""The scripts run: the one-file version of the idea, and the benchmark of rollouts."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+
+
+def run(script, *options):
+    command = [sys.executable, str(SCRIPTS / script), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=110, check=True).stdout
+
+
+def test_minimal_trains():
+    lines = run("minimal.py", "--pretrain-steps", "30", "--steps", "2").splitlines()
+    assert lines[0].startswith("pretraining step    0  loss 3.")
+    assert [line.split()[:2] for line in lines[1:]] == [["step", str(i)] for i in range(3)]
+
+
+def test_minimal_is_short():
+    assert len((SCRIPTS / "minimal.py").read_text().splitlines()) <= 200
+
+
+def test_rollout_overhead_measures_real_rollouts():
+    out = run("bench/rollout_overhead", "--episodes", "8", "--concurrency", "4")
+    rates = re.findall(r"^(fenced|hermes) +(\d+) +(\d+)$", out, re.MULTILINE)
+    assert [(p, c) for p, c, _ in rates] == [
+        ("fenced", "1"),
+        ("fenced", "4"),
+        ("hermes", "1"),
+        ("hermes", "4"),
+    ]
+    assert all(int(rate) > 0 for *_, rate in rates)
