@@ -36,8 +36,8 @@ class Backend(Protocol):
         """Run one token in each of rows 0 .. N-1; the states [N, *]."""
         ...
 
-    def score(self, states: Tensor, inverse_temperature: Tensor) -> Scores:
-        """Logits for sampling; `inverse_temperature` is [N] float32."""
+    def score(self, states: Tensor, inverse_temperature: Tensor | None) -> Scores:
+        """Logits for sampling; `inverse_temperature` is [N] float32, None for ones."""
         ...
 
     def copy(self, source: int, target: int, length: int) -> None:

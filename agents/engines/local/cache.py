@@ -1,4 +1,4 @@
-"""The static key/value cache: one tensor for all layers, one row per running request."""
+"""The static key/value cache: two tensors for all layers, one row per running request."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from torch import Tensor
 
 
 class KVCache:
-    """Keys and values as one tensor [layers, 2, rows, kv_heads, length, head_dim].
+    """Keys [layers, rows, kv_heads, length, head_dim]; values with the last two exchanged.
 
-    The length follows the longest live row closely, so that what a decode step attends to is
-    one dense block per layer: batched products over slices of a longer cache are 2 to 6 times
-    slower on a CPU. A step of growth copies the cache, once in at least 32 tokens.
+    Both are laid out for the products of a decode step on a CPU. Transposed values make the
+    second one 1.2 to 1.7 times faster. The length follows the longest live row closely, so
+    that a layer's keys are one dense block: products over slices of a longer cache are 2 to 6
+    times slower. Growth copies the cache, once in at least 32 tokens.
     """
 
     def __init__(
         self, layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self._heads = torch.arange(2 * kv_heads, device=device)
-        self._adopt(torch.zeros(layers, 2, 0, kv_heads, 0, head_dim, dtype=dtype, device=device))
-
-    def _adopt(self, data: Tensor) -> None:
-        self.data = data
-        self.layers = list(data.unbind(0))
-        self.flat = [layer.view(-1, data.shape[-1]) for layer in self.layers]
+        self._heads = torch.arange(kv_heads, device=device)
+        self.keys = torch.zeros(layers, 0, kv_heads, 0, head_dim, dtype=dtype, device=device)
+        self.values = self.keys.transpose(-1, -2)
+        self.layers = list(zip(self.keys, self.values, strict=True))
+        # Memory to resize into, in turn: fresh memory would cost more than the copy itself.
+        self._spare = self._in_use = (self.keys.flatten(), self.keys.flatten())
 
     @property
     def rows(self) -> int:
-        return self.data.shape[2]
+        return self.keys.shape[1]
 
     @property
     def length(self) -> int:
-        return self.data.shape[4]
+        return self.keys.shape[3]
 
     def reserve(self, rows: int, length: int) -> None:
         """Make room for `rows` rows of `length` tokens, keeping what is there."""
@@ -46,31 +46,41 @@ class KVCache:
             self._resize(self.rows, _round_up(length), rows)
 
     def _resize(self, rows: int, length: int, live: int) -> None:
-        layers, two, _, heads, _, dim = self.data.shape
-        # Zeros, not garbage: a masked NaN in a value would still turn the output into NaN.
-        data = self.data.new_zeros(layers, two, rows, heads, length, dim)
-        kept = min(length, self.length)
-        data[:, :, :live, :, :kept] = self.data[:, :, :live, :, :kept]
-        self._adopt(data)
+        layers, _, heads, _, dim = self.keys.shape
+        size, kept = layers * rows * heads * length * dim, min(length, self.length)
+        if self._spare[0].numel() < size:
+            # Zeros, not garbage: a masked NaN in a value would still make the output NaN.
+            more = size + size // 4
+            self._spare = (self.keys.new_zeros(more), self.keys.new_zeros(more))
+        keys = self._spare[0][:size].view(layers, rows, heads, length, dim)
+        keys[:, :live, :, :kept] = self.keys[:, :live, :, :kept]
+        values = self._spare[1][:size].view(layers, rows, heads, dim, length)
+        values[:, :live, ..., :kept] = self.values[:, :live, ..., :kept]
+        self.keys, self.values = keys, values
+        self._spare, self._in_use = self._in_use, self._spare
+        self.layers = list(zip(keys, values, strict=True))
 
     def slots(self, rows: Tensor, positions: Tensor) -> Tensor:
-        """Where in `flat` the keys, then the values, of each token go: [N * 2 * kv_heads]."""
-        heads = self.data.shape[3]
-        which, head = self._heads // heads, self._heads % heads
-        index = ((which * self.rows + rows[:, None]) * heads + head) * self.length
+        """Where the keys of tokens go in a layer seen as [rows * kv_heads * length, D]."""
+        heads = self.keys.shape[2]
+        index = (rows[:, None] * heads + self._heads) * self.length
         return (index + positions[:, None]).flatten()
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of one row into another."""
-        self.data[:, :, target, :, :length] = self.data[:, :, source, :, :length]
+        self.keys[:, target, :, :length] = self.keys[:, source, :, :length]
+        self.values[:, target, ..., :length] = self.values[:, source, ..., :length]
 
-    def read(self, row: int, start: int, end: int) -> Tensor:
-        """A view [layers, 2, kv_heads, end - start, head_dim]."""
-        return self.data[:, :, row, :, start:end]
+    def read(self, row: int, length: int) -> Tensor:
+        """The first tokens of a row: [layers, 2, kv_heads, length, head_dim]."""
+        values = self.values[:, row, ..., :length].transpose(-1, -2)
+        return torch.stack((self.keys[:, row, :, :length], values), 1)
 
     def write(self, row: int, data: Tensor) -> None:
         """Put `data` (shaped as `read` gives it) at the start of a row."""
-        self.data[:, :, row, :, : data.shape[3]] = data
+        length = data.shape[3]
+        self.keys[:, row, :, :length] = data[:, 0]
+        self.values[:, row, ..., :length] = data[:, 1].transpose(-1, -2)
 
 
 def _round_up(length: int) -> int:

@@ -25,6 +25,7 @@ from .scheduler import Request, Scheduler, resolve
 from .stopping import StopFinder, Stopper
 from .weights import is_supported
 
+_CLOSED = "the engine was closed while the request was in flight"
 _SCORE_ROWS = 64  # positions whose logits are held at a time by `logprobs`
 
 
@@ -100,6 +101,7 @@ class LocalEngine:
         self._wake = threading.Condition()
         # Everything below is shared with the worker and guarded by `_wake`.
         self._inbox: deque[Request | _Call] = deque()
+        self._burst: list[Request | _Call] = []
         self._episodes = 0
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -168,7 +170,10 @@ class LocalEngine:
         """Stop the worker. What is still in flight ends with `EngineError`. Idempotent."""
         with self._wake:
             self._closed = True
+            jobs, self._burst = self._burst, []
             self._wake.notify()
+        for job in jobs:
+            resolve(job.future, EngineError(_CLOSED))
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
 
@@ -187,16 +192,25 @@ class LocalEngine:
         with self._wake:
             if self._closed:
                 raise EngineError("the engine is closed: make a new one")
-            self._inbox.append(job)
-            if self._thread is None:
+            if not self._burst:
+                # Requests made in one turn of the event loop are handed over together, so
+                # that the members of a group share one prefill.
+                asyncio.get_running_loop().call_soon(self._hand_over)
+            self._burst.append(job)
+        # Cancelling the waiter cancels the future; the worker then drops the row.
+        job.future.add_done_callback(self._notify_cancelled)
+        return await asyncio.wrap_future(job.future)
+
+    def _hand_over(self) -> None:
+        with self._wake:
+            self._inbox += self._burst
+            self._burst.clear()
+            if self._thread is None and not self._closed:
                 self._thread = threading.Thread(
                     target=self._run, name="palestra-local-engine", daemon=True
                 )
                 self._thread.start()
             self._wake.notify()
-        # Cancelling the waiter cancels the future; the worker then drops the row.
-        job.future.add_done_callback(self._notify_cancelled)
-        return await asyncio.wrap_future(job.future)
 
     def _notify_cancelled(self, future: Future[Any]) -> None:
         if future.cancelled():
@@ -262,7 +276,7 @@ class LocalEngine:
             self._scheduler.fail(_wrapped(error))
 
     def _shut_down(self, call: _Call | None) -> None:
-        error = EngineError("the engine was closed while the request was in flight")
+        error = EngineError(_CLOSED)
         self._scheduler.fail(error)
         jobs = [*self._inbox] if call is None else [call, *self._inbox]
         for job in jobs:

@@ -61,13 +61,13 @@ class GenericBackend:
             parts.append(out.logits[0])
         return torch.cat(parts) if every else parts[-1][-1:]
 
-    def score(self, states: Tensor, inverse_temperature: Tensor) -> Scores:
+    def score(self, states: Tensor, inverse_temperature: Tensor | None) -> Scores:
         if self.scorer is None or self.scorer.vocab != states.shape[1]:
             self.scorer = Scorer(states.shape[1])
         bounds = (self.scorer.bounds(i) for i in range(self.scorer.tiles))
         # Some models mask ids that they never emit with -inf; see `sampling._NEVER`.
         tiles = (states[:, start:end].float().clamp(min=-1e30) for start, end in bounds)
-        return self.scorer(tiles, inverse_temperature)
+        return self.scorer(tiles, states, inverse_temperature)
 
     def copy(self, source: int, target: int, length: int) -> None:
         self._rows[target] = copy.deepcopy(self._rows[source])

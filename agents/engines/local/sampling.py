@@ -63,16 +63,22 @@ class Scorer:
         """First and one past the last vocabulary index of a tile."""
         return tile * self.width, min((tile + 1) * self.width, self.vocab)
 
-    def __call__(self, tiles: Iterable[Tensor], inverse_temperature: Tensor) -> Scores:
-        """`tiles` yields [N, <= width] logits in order; `inverse_temperature` is [N] float32."""
-        scale = inverse_temperature[:, None]
-        rows = len(inverse_temperature)
-        logits = self._take(rows, scale.device)
+    def __call__(
+        self, tiles: Iterable[Tensor], states: Tensor, inverse_temperature: Tensor | None
+    ) -> Scores:
+        """`tiles` yields the [N, <= width] logits of `states` in order.
+
+        `inverse_temperature` is [N] float32; None stands for ones.
+        """
+        rows = len(states)
+        logits = self._take(rows, states.device)
         mass = logits.new_empty(rows, self.tiles * (self.width // CHUNK))
         per_tile = self.width // CHUNK
         for number, (out, tile) in enumerate(zip(logits, tiles, strict=True)):
             filled = tile.shape[1]
-            torch.mul(tile, scale, out=out[:, :filled])
+            out[:, :filled] = tile
+            if inverse_temperature is not None:
+                out *= inverse_temperature[:, None]
             if filled < self.width:
                 out[:, filled:] = _NEVER
             mass[:, number * per_tile : (number + 1) * per_tile] = _chunk_mass(out)

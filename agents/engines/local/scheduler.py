@@ -252,14 +252,15 @@ class _Batch:
     """What sampling needs from the active requests; rebuilt only when they change."""
 
     requests: Sequence[Request]
-    inverse_temperature: Tensor
+    inverse_temperature: Tensor | None
+    device: torch.device
     greedy: Tensor | None
     truncations: list[Truncation]
 
     @classmethod
     def of(cls, requests: Sequence[Request], device: torch.device) -> _Batch:
         params = [r.params for r in requests]
-        inverse = [1.0 / p.temperature if p.temperature > 0 else 1.0 for p in params]
+        inverse = [1.0 / (p.temperature or 1.0) for p in params]
         greedy = [p.temperature == 0 for p in params]
         cuts = [
             Truncation(row, p.top_k, p.top_p)
@@ -267,12 +268,13 @@ class _Batch:
             if p.truncated and p.temperature > 0
         ]
         chosen = torch.tensor(greedy, device=device) if any(greedy) else None
-        scale = torch.tensor(inverse, dtype=torch.float32, device=device)
-        return cls(requests, scale, chosen, cuts)
+        plain = all(i == 1.0 for i in inverse)
+        scale = None if plain else torch.tensor(inverse, dtype=torch.float32, device=device)
+        return cls(requests, scale, device, chosen, cuts)
 
     def sample(self, scores: Scores) -> tuple[list[int], list[float]]:
         numbers = [r.uniforms[len(r.tokens)] if r.uniforms else 0.0 for r in self.requests]
-        uniform = torch.tensor(numbers, dtype=torch.float64, device=self.inverse_temperature.device)
+        uniform = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         tokens, logprobs = sample(scores, uniform, self.greedy, self.truncations)
         ids: list[int] = tokens.tolist()
         values: list[float] = logprobs.tolist()
