@@ -151,7 +151,7 @@ def test_the_import_contracts_see_through_the_links(
     """A wrong import planted in a copy is found, so a clean report means something."""
     source = copy_source(tmp_path)
     (source / file).write_text(f"{line}\n")
-    command = [shutil.which("lint-imports") or "lint-imports", "--no-cache"]
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
     result = subprocess.run(
         command, cwd=source, capture_output=True, text=True, timeout=60, check=False
     )
