@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""One GRPO update, TRL's learner against ours, on the same sequences, model and machine.
+"""The learner alone: one GRPO update by TRL and by us, on the same sequences, model and machine.
 
-    python scripts/bench/step_vs_trl [--dtype bfloat16] [--vocab 151936] [--threads 2]
+    python scripts/bench/step_vs_trl/learner.py [--dtype bfloat16] [--vocab 151936] [--threads 2]
 
 Run it where both `trl` and the repository can be imported (`PYTHONPATH=.`). Each side runs
 in a process of its own, in turn, `--rounds` times; the best time of each is reported, with
