@@ -457,7 +457,13 @@ def test_closing_ends_what_is_in_flight() -> None:
     run(work())
 
 
-def test_bfloat16_weights_stay_close_to_float32() -> None:
+@pytest.mark.parametrize("threads", [1, 8])
+def test_bfloat16_weights_stay_close_to_float32(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The number of threads decides the type of keys and values.
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+
     async def work() -> None:
         async with engine(dtype=torch.bfloat16) as local:
             scores = await local.logprobs(prompt(60))

@@ -23,9 +23,11 @@ from .generic import GenericBackend
 from .prefix import PrefixCache
 from .scheduler import Request, Scheduler, resolve
 from .stopping import StopFinder, Stopper
+from .threads import release_threads
 from .weights import is_supported
 
 _CLOSED = "the engine was closed while the request was in flight"
+_LINGER_S = 0.05  # a pause shorter than this is a tool at work, not the end of a phase
 _SCORE_ROWS = 64  # positions whose logits are held at a time by `logprobs`
 
 
@@ -202,6 +204,7 @@ class LocalEngine:
         return await asyncio.wrap_future(job.future)
 
     def _hand_over(self) -> None:
+        release_threads()
         with self._wake:
             self._inbox += self._burst
             self._burst.clear()
@@ -224,8 +227,11 @@ class LocalEngine:
             while True:
                 with self._wake:
                     call = self._next_call()
+                    linger: float | None = _LINGER_S
                     while not (call or self._closed or self._can_step()):
-                        self._wake.wait()
+                        if not self._wake.wait(linger):
+                            release_threads()
+                            linger = None
                         call = self._next_call()
                     if self._closed:
                         break
