@@ -1,11 +1,15 @@
-"""The scripts run: the one-file version of the idea, and the benchmark of rollouts."""
+"""The scripts and examples run, and print what they say they print."""
 
+import ast
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS, EXAMPLES = ROOT / "scripts", ROOT / "examples"
 
 
 def run(script, *options):
@@ -33,3 +37,9 @@ def test_rollout_overhead_measures_real_rollouts():
         ("hermes", "4"),
     ]
     assert all(int(rate) > 0 for *_, rate in rates)
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.name)
+def test_an_example_prints_what_its_header_says(example):
+    printed = run(example).strip()
+    assert printed and printed in ast.get_docstring(ast.parse(example.read_text()))
