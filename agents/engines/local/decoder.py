@@ -164,9 +164,8 @@ class Decoder:
         q = query.reshape(rows * shape.kv_heads, -1, shape.head_dim)
         scores = torch.baddbmm(mask, q, keys.transpose(1, 2), alpha=shape.scale)
         weights = torch.softmax(scores, -1)
-        if (
-            self.attention_dtype == torch.float32
-        ):  # which side is transposed decides the kernel's speed
+        # The two forms of the second product differ in speed, each for one of the types.
+        if self.attention_dtype == torch.float32:
             out = torch.bmm(values, weights.transpose(1, 2)).transpose(1, 2)
         else:
             out = torch.bmm(weights, values.transpose(1, 2))
