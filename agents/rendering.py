@@ -16,7 +16,8 @@ from ..envs.protocols import Protocol
 from ..envs.types import Message
 from .engines.base import Tokenizer
 
-# Stands for content while a template is rendered; private-use characters that no text holds.
+# Stands for content while a template is rendered. Content that holds such a character
+# itself is never rendered with the template, so it cannot be mistaken for one.
 _SLOT = "\ue000{}\ue001"
 _SLOTS = re.compile("\ue000(\\d+)\ue001")
 
@@ -88,7 +89,7 @@ class Renderer:
             assert self.protocol is not None
             shown = text
             for message in messages:
-                shown += self.protocol.show(message.content, shown)
+                shown += self.protocol.show(_encodable(message.content), shown)
             return self._encode_inert(shown[len(text) :])
         ended = bool(sampled) and sampled[-1] in self.stop_token_ids
         return self._render(
@@ -107,8 +108,9 @@ class Renderer:
         Where a content holds the text of a control token, it is encoded apart from the
         template, as plain text; else all is encoded in one go, as everybody does.
         """
-        contents = [m.content for m in messages]
-        hostile = any(control in c for c in contents for control in self._controls)
+        contents = [_encodable(m.content) for m in messages]
+        messages = [replace(m, content=c) for m, c in zip(messages, contents, strict=True)]
+        hostile = any(word in c for c in contents for word in (*self._controls, "\ue000"))
         slots = len(messages) if hostile else dummies
         slotted = [
             replace(m, content=_SLOT.format(i)) if i < slots else m for i, m in enumerate(messages)
@@ -161,6 +163,11 @@ class Renderer:
             return self._encode(text)
         encode: Any = self.tokenizer.encode
         return list(encode(text, add_special_tokens=False, split_special_tokens=True))
+
+
+def _encodable(text: str) -> str:
+    """The text without lone surrogates, which have no encoding."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _control_strings(tokenizer: Tokenizer) -> tuple[str, ...]:

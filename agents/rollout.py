@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.metadata import version
+from typing import Any, cast
 
 from ..envs.core import ChatEnv
 from ..envs.types import (
@@ -93,12 +96,17 @@ async def rollout(
     seed: int = 0,
     env_seed: int | None = None,
     limits: RolloutLimits | None = None,
+    counted: bool = False,
 ) -> Trajectory:
     """Play one episode. Never raises for what goes wrong in it: that is in the trajectory.
 
     Args:
         seed: fixes every sampled token (where the engine is deterministic).
         env_seed: fixes the episode; members of a group share it (default: `seed`).
+        counted: the caller has told the engine of this episode already (`live`).
+
+    Raises:
+        RenderingError: the model's chat template cannot be used append-only.
     """
     limits = limits or RolloutLimits()
     record = _Recorder()
@@ -109,19 +117,28 @@ async def rollout(
     except Exception as error:  # noqa: BLE001 - the environment boundary
         record.failure = Invalid("env", f"reset: {type(error).__name__}: {error}")
         return _finish(env, task, record, StopReason.ENV_ERROR, seed, start)
-    live = getattr(agent.engine, "episode", nullcontext)
     try:
-        with live():
+        with nullcontext() if counted else live(agent):
             async with asyncio.timeout(limits.timeout_s):
                 stop = await _play(env, agent, record, observation, seed, limits)
     except TimeoutError:
         stop = StopReason.TIMEOUT
+        env.abandoned = True
     except ContextOverflow:
         stop = StopReason.CONTEXT_OVERFLOW
     except EngineError as error:
         record.failure = Invalid("engine", str(error))
         stop = StopReason.ENGINE_ERROR
     return _finish(env, task, record, stop, seed, start)
+
+
+def live(agent: Agent) -> AbstractContextManager[Any]:
+    """Tells the engine of one more episode for as long as it is open.
+
+    A deterministic engine decodes only while every live episode waits for it.
+    """
+    episode = getattr(agent.engine, "episode", nullcontext)
+    return cast(AbstractContextManager[Any], episode())
 
 
 async def _play(
@@ -155,8 +172,8 @@ async def _play(
             finish_reason=completion.finish_reason,
             generate_s=generated - begun,
         )
+        record.turns.append(turn)
         if completion.finish_reason in (FinishReason.LENGTH, FinishReason.ABORT):
-            record.turns.append(turn)
             return _out_of_room(completion, budget)
         step = await env.astep(action)
         stop = _take_step(record, turn, step, time.perf_counter() - generated)
@@ -173,17 +190,8 @@ def _take_step(
     record.failure = info.get("failure")
     value = 0.0 if record.failure else float(reward)
     record.reward += value
-    record.turns.append(
-        Turn(
-            turn.observation,
-            turn.action,
-            tuple(info["tool_results"]),
-            value,
-            turn.num_sampled,
-            turn.finish_reason,
-            turn.generate_s,
-            env_s,
-        )
+    record.turns[-1] = replace(
+        turn, tool_results=tuple(info["tool_results"]), reward=value, env_s=env_s
     )
     stop: StopReason | None = info.get("stop_reason")
     if stop is not None:
@@ -228,7 +236,13 @@ def _finish(
         seed=seed,
         policy_version=record.policy_version or 0,
         duration_s=time.perf_counter() - start,
+        versions=_versions(),
     )
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {"palestra": version("palestra")}
 
 
 class EnvPool:
@@ -245,7 +259,10 @@ class EnvPool:
             yield env
         finally:
             env.release_resources()
-            self._free.append(env)
+            if env.abandoned:
+                env.close()
+            else:
+                self._free.append(env)
 
     def close(self) -> None:
         while self._free:
@@ -260,22 +277,18 @@ async def rollout_group(
     group_size: int,
     seed: int,
     limits: RolloutLimits | None = None,
-    slots: asyncio.Semaphore | None = None,
 ) -> Group:
     """Play `group_size` episodes of one task: the same episode, independently sampled."""
-    slots = slots or asyncio.Semaphore(group_size)
-    env_seed = derive_seed(seed, "env", task.id)
-
-    async def member(index: int) -> Trajectory:
-        async with slots, pool.borrow() as env:
-            member_seed = derive_seed(seed, task.id, index)
-            return await rollout(
-                env, agent, task, seed=member_seed, env_seed=env_seed, limits=limits
-            )
-
-    async with asyncio.TaskGroup() as tasks:
-        members = [tasks.create_task(member(i)) for i in range(group_size)]
-    return Group(task, tuple(m.result() for m in members))
+    (group,) = await collect(
+        pool,
+        agent,
+        [task],
+        group_size=group_size,
+        seed=seed,
+        limits=limits,
+        concurrency=group_size,
+    )
+    return group
 
 
 async def collect(
@@ -291,18 +304,58 @@ async def collect(
 ) -> list[Group]:
     """Play every task `group_size` times, at most `concurrency` episodes at once.
 
-    Groups come back in the order of `tasks`; `on_group` hears of each as it finishes.
+    Groups come back in the order of `tasks`; `on_group` hears of each as it finishes. A task
+    that comes twice is sampled anew.
     """
-    slots = asyncio.Semaphore(concurrency)
-
-    async def one(task: Task) -> Group:
-        group = await rollout_group(
-            pool, agent, task, group_size=group_size, seed=seed, limits=limits, slots=slots
+    if group_size < 1 or concurrency < 1:
+        raise ValueError(
+            f"group_size and concurrency must be at least 1, got {group_size} and {concurrency}"
         )
-        if on_group:
-            on_group(group)
-        return group
+    seeds = _group_seeds(tasks, seed)
+    members: list[list[Trajectory | None]] = [[None] * group_size for _ in tasks]
+    jobs = iter([(group, index) for group in range(len(tasks)) for index in range(group_size)])
 
+    async def play(group: int, index: int) -> None:
+        task = tasks[group]
+        async with pool.borrow() as env:
+            members[group][index] = await rollout(
+                env,
+                agent,
+                task,
+                seed=derive_seed(seeds[group], task.id, index),
+                env_seed=derive_seed(seeds[group], "env", task.id),
+                limits=limits,
+                counted=True,
+            )
+        if on_group and None not in members[group]:
+            on_group(_group(task, members[group]))
+
+    async def worker(counted: ExitStack) -> None:
+        with counted:
+            for group, index in jobs:
+                await play(group, index)
+
+    # All are counted before the first begins, and each until it has no successor: between
+    # two episodes of a worker the engine must not take the others for the whole company.
+    workers = [ExitStack() for _ in range(min(concurrency, len(tasks) * group_size))]
+    for counted in workers:
+        counted.enter_context(live(agent))
     async with asyncio.TaskGroup() as running:
-        groups = [running.create_task(one(task)) for task in tasks]
-    return [g.result() for g in groups]
+        for counted in workers:
+            running.create_task(worker(counted))
+    return [_group(task, played) for task, played in zip(tasks, members, strict=True)]
+
+
+def _group_seeds(tasks: Sequence[Task], seed: int) -> list[int]:
+    """One seed a group: `seed` where a task comes for the first time, another where again."""
+    seen: Counter[str] = Counter()
+    seeds = []
+    for task in tasks:
+        again = seen[task.id]
+        seeds.append(derive_seed(seed, "again", again) if again else seed)
+        seen[task.id] += 1
+    return seeds
+
+
+def _group(task: Task, played: Sequence[Trajectory | None]) -> Group:
+    return Group(task, tuple(t for t in played if t is not None))

@@ -16,18 +16,17 @@ step for callers that run many episodes in one event loop.
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import inspect
 import math
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, SupportsFloat, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Any, SupportsFloat
 
 import gymnasium
 from gymnasium.error import ResetNeeded
 
 from ..sandbox.types import SandboxError
+from .driving import Driver, maybe_await
 from .episode import Episode, Grade, Reply, Snapshot
 from .protocols import MalformedCall, Protocol, get_protocol
 from .spaces import ChatSpace, TextSpace, as_action
@@ -47,7 +46,6 @@ from .types import (
 
 Action = str | Message
 Step = tuple[list[Message], SupportsFloat, bool, bool, dict[str, Any]]
-T = TypeVar("T")
 
 
 class _Failure(Exception):
@@ -68,6 +66,9 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
 
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 - Gymnasium's shape
     protocol: Protocol | None = None
+    abandoned = False
+    """Set when a step was cut off half way: what it started may still run, so the
+    environment must not be used again."""
 
     def __init__(
         self, *, tasks: Sequence[Task] | TaskSet, max_turns: int = 8, render_mode: str | None = None
@@ -82,7 +83,7 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
         self.observation_space = ChatSpace()
         self.action_space = TextSpace()
         self._episode: Episode | None = None
-        self._runner: asyncio.Runner | None = None
+        self._driver = Driver()
 
     # What authors override.
 
@@ -139,7 +140,8 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
     def step(self, action: Action) -> Step:
         """Gymnasium's five values. Invalid episodes give reward NaN, truncated, and say why
         in `info["failure"]`; NaN so that no average can take them for zero."""
-        return self._drive(self.astep(action, in_loop=self._needs_loop))
+        needs_loop = self._needs_loop
+        return self._driver.run(self.astep(action, in_loop=needs_loop), needs_loop)
 
     async def astep(self, action: Action, *, in_loop: bool = True) -> Step:
         """`step` for callers inside an event loop: plain tools then run in threads."""
@@ -164,9 +166,7 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
 
     def close(self) -> None:
         self.release_resources()
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = None
+        self._driver.close()
 
     # Branching.
 
@@ -229,8 +229,7 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
 
     async def _reply(self, message: Message) -> Reply:
         try:
-            reply: Reply = await maybe_await(self.respond(message))
-            return reply
+            return _checked(await maybe_await(self.respond(message)))
         except _Failure:
             raise
         except SandboxError as error:
@@ -270,29 +269,14 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
         }
         return [], float("nan"), False, True, info
 
-    def _drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run to the end from plain code, also when the caller's thread runs a loop."""
-        if not self._needs_loop:  # nothing in it can suspend: no loop is needed
-            try:
-                coroutine.send(None)
-            except StopIteration as stop:
-                return cast(T, stop.value)
-            raise RuntimeError("a plain hook suspended: declare it with `async def`")
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            self._runner = self._runner or asyncio.Runner()
-            return self._runner.run(coroutine)
-        with ThreadPoolExecutor(1) as thread:  # a notebook, say
-            return thread.submit(asyncio.run, coroutine).result()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_runner": None}
-
-
-async def maybe_await(value: Any) -> Any:
-    """The value, awaited if it is awaitable: hooks may be plain or async."""
-    return await value if inspect.isawaitable(value) else value
+def _checked(reply: Any) -> Reply:
+    if not isinstance(reply, Reply):
+        raise TypeError(f"respond must return a Reply, got {reply!r:.100}")
+    if not math.isfinite(reply.reward):
+        text = f"the reward is {reply.reward}, not a finite number"
+        raise _Failure(Invalid("verifier", text))
+    return reply
 
 
 class ToolEnv(ChatEnv):
@@ -348,8 +332,10 @@ class ToolEnv(ChatEnv):
         calls = self.protocol.calls(action)
         if not calls or not self.tools or (self.protocol.inline and not self.may_call):
             return await self._finish()
-        results = [await self._answer(call) for call in calls]
-        self.episode.tool_results.extend(results)
+        results = []
+        for call in calls:
+            results.append(await self._answer(call))
+            self.episode.tool_results.append(results[-1])  # the next call's budget sees it
         messages = tuple(
             Message("tool", r.content, tool_call_id=r.call.id or None, name=r.call.name or None)
             for r in results
@@ -388,8 +374,4 @@ class ToolEnv(ChatEnv):
         if isinstance(verdict, Invalid):
             raise _Failure(verdict)
         grade = Grade.of(verdict)
-        if not math.isfinite(grade.reward):
-            raise _Failure(
-                Invalid("verifier", f"the reward is {grade.reward}, not a finite number")
-            )
         return Reply((), grade.reward, StopReason.COMPLETED, grade.parts, grade.correct)

@@ -123,7 +123,8 @@ class MathCode(ToolEnv):
     def _show(self, execution: Execution) -> str:
         text = execution.stdout + (f"{execution.value}\n" if execution.value is not None else "")
         if execution.status is Status.TIMEOUT:
-            raise ToolTimeout(f"{text}Timed out after {self.limits.wall_s:g} s.")
+            limit = f"Timed out (the limit is {self.limits.wall_s:g} s)."
+            raise ToolTimeout(self._clip(text) + limit)
         if not execution.ok:
             raise ToolRunError(self._clip(text + execution.stderr))
         return self._clip(text)
@@ -147,4 +148,4 @@ class MathCode(ToolEnv):
             self._session = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_session": None}
+        return {**self.__dict__, "_session": None}

@@ -26,8 +26,10 @@ from difflib import get_close_matches
 from .tools import Tool
 from .types import Message, ToolCall
 
-_FENCE_OPEN = re.compile(r"```(?:python|py)[ \t]*\n")
-_FENCED = re.compile(r"```(?:python|py)[ \t]*\n(.*?)\n?```", re.DOTALL)
+# A block closes at a fence that begins a line, which is what the stop string finds too:
+# fences inside a line of code are code.
+_FENCE_OPEN = re.compile(r"```(?:python3?|py)[ \t]*(?:\n|$)")
+_FENCED = re.compile(r"```(?:python3?|py)[ \t]*\n(?:(.*?)\n)?```", re.DOTALL)
 _FENCED_OUTPUT = re.compile(r"```output[ \t]*\n")
 _HERMES = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
 _XML_FUNCTION = re.compile(r"<function=([^>\s]+)>(.*?)(?:</function>|$)", re.DOTALL)
@@ -88,7 +90,7 @@ class Fenced(Protocol):
         blocks = list(_FENCED.finditer(text))
         if not blocks or blocks[-1].end() != len(text):
             return []
-        code = json.dumps({"code": blocks[-1].group(1)}, ensure_ascii=False)
+        code = json.dumps({"code": blocks[-1].group(1) or ""}, ensure_ascii=False)
         return [ToolCall("python", code)]
 
     def stops(self, text: str, may_call: bool) -> tuple[str, ...]:
@@ -97,8 +99,7 @@ class Fenced(Protocol):
         return ("\n```",) if self.turn_is_open(text) else ("```python", "```py\n")
 
     def turn_is_open(self, text: str) -> bool:
-        tail = _FENCED.sub("", text)
-        return "```py" in tail
+        return _FENCE_OPEN.search(_FENCED.sub("", text)) is not None
 
     def instructions(self, tools: Sequence[Tool]) -> str:
         return (
@@ -156,7 +157,7 @@ class Hermes(Protocol):
 def _json_call(body: str) -> ToolCall | MalformedCall:
     try:
         data = json.loads(body, strict=False)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a giant integer is a plain ValueError
         return MalformedCall(body, f"the call is not valid JSON: {error}")
     if not isinstance(data, dict) or not isinstance(data.get("name"), str):
         return MalformedCall(body, 'a call is a JSON object with "name" and "arguments"')

@@ -8,6 +8,7 @@ points are read only when an id is unknown or a listing is asked for.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
@@ -82,6 +83,19 @@ def make(id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
         EnvNotFoundError: the id is unknown; the message names the nearest ids.
     """
     return gymnasium.make(spec(id), **kwargs)
+
+
+def maker(id: str, **kwargs: Any) -> Callable[[], gymnasium.Env[Any, Any]]:
+    """Makes equal environments, any number of them; their tasks are loaded once.
+
+    The first is made here, so that what is wrong with `kwargs` is told at once.
+    """
+    first = make(id, **kwargs)
+    takes = inspect.signature(type(first.unwrapped).__init__).parameters
+    if "tasks" in takes and hasattr(first.unwrapped, "tasks"):
+        kwargs["tasks"] = first.unwrapped.tasks
+    spare = [first]
+    return lambda: spare.pop() if spare else make(id, **kwargs)
 
 
 def spec(id: str) -> EnvSpec:

@@ -105,7 +105,7 @@ class Tool:
         start = time.perf_counter()
         try:
             arguments = self._validate(call.arguments)
-        except (ValidationError, ValueError) as error:
+        except (ValueError, RecursionError) as error:  # ValidationError is a ValueError
             return ToolResult(call, _explain(self.name, error), ToolStatus.MALFORMED)
         status, content = await self._run(arguments, in_loop)
         return ToolResult(call, content, status, time.perf_counter() - start)
@@ -158,7 +158,7 @@ def _argument_model(
     return model
 
 
-def _explain(name: str, error: ValidationError | ValueError) -> str:
+def _explain(name: str, error: Exception) -> str:
     if isinstance(error, ValidationError):
         parts = [
             f"{'.'.join(str(x) for x in e['loc']) or 'arguments'}: {e['msg']}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .algorithms import Algorithm, get_algorithm
+
 
 @dataclass(frozen=True, slots=True)
 class LearnerConfig:
@@ -94,6 +96,10 @@ class SamplingConfig:
     timeout_s: float = 300.0
     concurrency: int = 256
 
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "max_tokens", "concurrency")
+        _at_least(self, 0, "temperature", "max_turn_tokens", "timeout_s")
+
 
 @dataclass(frozen=True, slots=True)
 class EvalConfig:
@@ -110,6 +116,10 @@ class EvalConfig:
     samples: int = 1
     temperature: float = 1.0
 
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "tasks", "samples")
+        _at_least(self, 0, "every", "temperature")
+
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
@@ -120,7 +130,8 @@ class TrainConfig:
         engine: "local" or "vllm".
         engine_options: keyword arguments of the engine.
         algorithm: a row of the table in `trainers/algorithms.py`: grpo, dr_grpo, dapo.
-        algorithm_options: fields of that row to change.
+        algorithm_options: fields of that row to change. Lengths that the row takes from its
+            paper follow `sampling.max_tokens` unless given (see `chosen_algorithm`).
         steps: optimisation steps.
         prompts_per_step / group_size: tasks per step, episodes per task.
         max_rounds: how often a step may draw more tasks to replace groups without signal
@@ -153,9 +164,8 @@ class TrainConfig:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "prompts_per_step", "max_rounds", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        _at_least(self, 1, "steps", "prompts_per_step", "max_rounds", "checkpoint_every")
+        _at_least(self, 0, "keep_checkpoints", "save_episodes_every", "threads")
         if self.group_size < 2:
             raise ValueError(
                 f"group_size must be at least 2 (a group of one has no baseline), "
@@ -167,3 +177,25 @@ class TrainConfig:
                 f"sampling.temperature ({self.sampling.temperature}): log-probs of different "
                 f"distributions do not compare"
             )
+
+
+def chosen_algorithm(config: TrainConfig) -> Algorithm:
+    """The run's row of the table.
+
+    A paper's lengths are those of its models. Unless given, the soft overlong punishment
+    (DAPO) reaches its end at `sampling.max_tokens` and begins a fifth before, as in the
+    paper, and the constant that Dr. GRPO divides by is `sampling.max_tokens`.
+    """
+    longest, row = config.sampling.max_tokens, get_algorithm(config.algorithm)
+    lengths: dict[str, int] = {}
+    if row.overlong_length:
+        lengths = {"overlong_length": longest, "overlong_cache": max(1, longest // 5)}
+    if row.aggregation == "constant":
+        lengths["constant_length"] = longest
+    return get_algorithm(config.algorithm, **(lengths | config.algorithm_options))
+
+
+def _at_least(config: object, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -27,14 +28,13 @@ from ..agents.rollout import EnvPool, RolloutLimits, collect
 from ..agents.runlog import RunLog, plain
 from ..agents.seeding import derive_seed
 from ..envs.core import ChatEnv
-from ..envs.registration import make
+from ..envs.registration import maker
 from ..envs.tasks import TaskSet
 from ..envs.types import Group, Task
 from .advantages import has_signal
-from .algorithms import get_algorithm
 from .batching import build_batch
 from .checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from .config import TrainConfig
+from .config import TrainConfig, chosen_algorithm
 from .learner import Learner
 from .scaling import tool_signal
 
@@ -64,7 +64,7 @@ async def run(config: TrainConfig, folder: Path, resume: bool, on_step: OnStep) 
     """The loop."""
     with open_log(config, folder, resume) as log:
         trainer = Trainer(config, log)
-        async with trainer.engine:
+        async with trainer.engine, aclosing(trainer):
             await trainer.start()
             if trainer.step == 0:
                 trainer.report(await trainer.evaluate(), on_step)
@@ -79,7 +79,6 @@ async def run(config: TrainConfig, folder: Path, resume: bool, on_step: OnStep) 
                 trainer.report(metrics, on_step, drawn)
                 if trainer.is_due(config.checkpoint_every):
                     trainer.save()
-        trainer.close()
     write_report(folder, decode=trainer.tokenizer.decode)
     return folder
 
@@ -118,7 +117,7 @@ class Trainer:
         self.log = log
         self.step = 0
         self.cursor = 0  # tasks consumed so far, in the order of `_task`
-        self.algorithm = get_algorithm(config.algorithm, **config.algorithm_options)
+        self.algorithm = chosen_algorithm(config)
         model, self.tokenizer = load_model(config.model, dtype=torch.float32)
         self.learner = Learner(model, config.learner, self.algorithm)
         self.engine = self._make_engine(model)
@@ -126,11 +125,9 @@ class Trainer:
         self.learner.check(self.agent.sampling)
         self.examiner = Agent(self.engine, self._sampling(config.eval.temperature))
         self.limits = RolloutLimits(config.sampling.max_tokens, config.sampling.timeout_s)
-        options = config.env.options
-        self.envs = EnvPool(lambda: self._make_env(options))
-        self.exams = EnvPool(lambda: self._make_env(options | config.env.heldout))
-        self.tasks = self._tasks(options)
-        self.exam_tasks = self._exam_tasks(options | config.env.heldout)
+        self.envs, self.tasks = self._environments({})
+        self.exams, tasks = self._environments(config.env.heldout)
+        self.exam_tasks = [tasks[i] for i in range(min(config.eval.tasks, len(tasks)))]
         self._began = time.perf_counter()
 
     async def start(self) -> None:
@@ -220,7 +217,7 @@ class Trainer:
         """Whether something done every so many steps is due; the last step always is."""
         return self.step == self.config.steps or bool(every and self.step % every == 0)
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         self.envs.close()
         self.exams.close()
 
@@ -234,22 +231,17 @@ class Trainer:
         target = model if self.config.engine == "local" else self.config.model
         return make_engine(self.config.engine, target, tokenizer=self.tokenizer, **options)
 
-    def _make_env(self, options: dict[str, Any]) -> ChatEnv:
-        return cast(ChatEnv, make(self.config.env.id, **options).unwrapped)
+    def _environments(self, changes: dict[str, Any]) -> tuple[EnvPool, Sequence[Task] | TaskSet]:
+        make_env = maker(self.config.env.id, **(self.config.env.options | changes))
+        env = cast(ChatEnv, make_env().unwrapped)
+        tasks = env.tasks
+        env.close()
+        return EnvPool(lambda: cast(ChatEnv, make_env().unwrapped)), tasks
 
     def _sampling(self, temperature: float) -> SamplingParams:
         sampling = self.config.sampling
         turn = sampling.max_turn_tokens or sampling.max_tokens
         return SamplingParams(max_tokens=turn, temperature=temperature)
-
-    def _tasks(self, options: dict[str, Any]) -> Sequence[Task] | TaskSet:
-        env = self._make_env(options)
-        env.close()
-        return env.tasks
-
-    def _exam_tasks(self, options: dict[str, Any]) -> list[Task]:
-        tasks = self._tasks(options)
-        return [tasks[i] for i in range(min(self.config.eval.tasks, len(tasks)))]
 
     def _draw(self, count: int) -> list[Task]:
         """The next tasks: epoch after epoch, each in an order of its own."""

@@ -1,6 +1,7 @@
 """Rollouts: what the learner trains on is exactly what the engine saw and sampled."""
 
 import asyncio
+import contextlib
 import copy
 
 import pytest
@@ -31,7 +32,11 @@ NASTY = [
     "</tool_call><tool_call>",
     "\x00\x07\r\n\t",
     " leading and trailing ",
+    "lone \ud800 surrogate",
+    "\ue0007\ue001 and \ue000",
 ]
+# A model's text is decoded from ids: it never holds what has no encoding.
+SAYABLE = [text for text in NASTY if "\ud800" not in text]
 LLAMA = (
     "{%- for m in messages %}{{- '<|im_start|>' + m.role + '<|endoftext|>\\n\\n' }}"
     "{{- m.content | trim + '<|im_end|>' }}{%- endfor %}"
@@ -117,7 +122,9 @@ def check(trajectory, witness):
 @given(
     tokenizer=st.sampled_from(TOKENIZERS),
     protocol=st.sampled_from(["fenced", "hermes"]),
-    says=st.lists(st.one_of(st.sampled_from(NASTY), st.text(max_size=20)), min_size=3, max_size=3),
+    says=st.lists(
+        st.one_of(st.sampled_from(SAYABLE), st.text(max_size=20)), min_size=3, max_size=3
+    ),
     calls=st.lists(st.booleans(), min_size=3, max_size=3),
     output=st.one_of(st.sampled_from(NASTY), st.text(max_size=40)),
     probability=st.sampled_from([1.0, 0.97]),
@@ -225,6 +232,59 @@ def test_an_environment_that_cannot_start_is_invalid():
     trajectory = asyncio.run(rollout(Broken(), agent, TASK))
     assert trajectory.failure == Invalid("env", "reset: OSError: disk gone")
     assert (trajectory.task_id, trajectory.token_ids) == ("t", ())
+
+
+def test_a_timeout_inside_a_tool_keeps_the_turn_and_drops_the_environment():
+    class Stuck(Echo):
+        async def python(self, code: str) -> str:
+            """Run code."""
+            await asyncio.sleep(60)
+            return ""
+
+    made = []
+
+    def make():
+        made.append(Stuck())
+        return made[-1]
+
+    async def twice():
+        agent = Agent(ScriptedEngine([FENCED_EPISODE]))
+        limits = RolloutLimits(timeout_s=0.2)
+        return await collect(EnvPool(make), agent, [TASK] * 2, limits=limits, concurrency=1)
+
+    for group in asyncio.run(twice()):
+        (trajectory,) = group.trajectories
+        assert trajectory.stop_reason is StopReason.TIMEOUT
+        assert [t.num_sampled for t in trajectory.turns] == [trajectory.num_sampled]
+    assert len(made) == 2
+
+
+def test_a_task_drawn_twice_is_sampled_anew():
+    agent = Agent(ScriptedEngine(["abcdefgh" * 8], probability=0.5))
+    groups = asyncio.run(collect(EnvPool(Echo), agent, [TASK, TASK], group_size=2, seed=3))
+    assert len({t.token_ids for g in groups for t in g.trajectories}) == 4
+
+
+def test_a_deterministic_engine_hears_of_every_episode_at_once():
+    """The count never falls while a worker has another episode to play."""
+
+    class Counting(Witness):
+        live = 0
+
+        @contextlib.contextmanager
+        def episode(self):
+            self.live += 1
+            yield
+            self.live -= 1
+
+        async def generate(self, prompt_ids, params):
+            self.counts.append(self.live)
+            return await super().generate(prompt_ids, params)
+
+    engine = Counting(ScriptedEngine(["42"]))
+    engine.counts = []
+    asyncio.run(collect(EnvPool(Echo), Agent(engine), [TASK] * 9, concurrency=3))
+    assert engine.counts[:7] == [3] * 7 and engine.live == 0
 
 
 def test_seeds_fix_an_episode_and_members_differ():

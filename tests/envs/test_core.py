@@ -112,6 +112,36 @@ def test_calls_beyond_the_cap_are_refused_not_run():
     assert not env.may_call
 
 
+def test_the_cap_holds_within_a_turn():
+    env = Say(max_tool_calls=2)
+    ((_, _, _, _, info),) = play(env, CALL * 6)
+    statuses = [r.status for r in info["tool_results"]]
+    assert statuses == [ToolStatus.OK] * 2 + [ToolStatus.REFUSED] * 4
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        '<tool_call>{"name": "double", "arguments": {"x": ' + "9" * 5000 + "}}</tool_call>",
+        '<tool_call>{"name": "double", "arguments": "' + "[" * 3000 + '"}</tool_call>',
+        "<tool_call>" + "[" * 3000 + "</tool_call>",
+    ],
+)
+def test_no_call_is_bad_enough_to_be_invalid(call):
+    ((_, _, ended, cut, info),) = play(Say(), call)
+    assert not (ended or cut) and info["tool_results"][0].status is ToolStatus.MALFORMED
+
+
+@pytest.mark.parametrize("reply", [None, Reply(reward=float("nan"), stop=StopReason.COMPLETED)])
+def test_an_authors_bug_is_invalid(reply):
+    class Buggy(ChatEnv):
+        def respond(self, action):
+            return reply
+
+    ((_, reward, _, cut, info),) = play(Buggy(tasks=TASKS), "x")
+    assert np.isnan(reward) and cut and info["outcome"] is Outcome.INVALID
+
+
 def test_two_calls_and_the_first_fails():
     bad = '<tool_call>{"name": "double", "arguments": {"x": "?"}}</tool_call>'
     ((messages, *_),) = play(Say(), bad + CALL)

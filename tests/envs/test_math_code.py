@@ -89,7 +89,10 @@ def test_errors_and_timeouts_are_observations(env):
     begin(quick)
     observation, _, _, _, info = quick.step(fenced("while True: pass"))
     assert info["tool_results"][0].status is ToolStatus.TIMEOUT
-    assert "Timed out after 0.3 s" in observation[0].content
+    assert "Timed out (the limit is 0.3 s)" in observation[0].content
+    begin(quick)
+    flood = fenced("print('x' * 5000, flush=True)\nwhile True: pass")
+    assert len(quick.step(flood)[0][0].content) < 200
     quick.close()
 
 

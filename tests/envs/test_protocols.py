@@ -32,6 +32,10 @@ def code(text):
         ("```python\n```", [code("")]),
         ("```python\na\n```\ntext\n```python\nb\n```", [code("b")]),
         ("```python\nprint(1)\n```\nso the answer is 1", []),
+        ("```python\nprint('```')\n```", [code("print('```')")]),
+        ("```python3\nprint(1)\n```", [code("print(1)")]),
+        ("```pycon\n>>> 1\n```\n```python\nx\n```", [code("x")]),
+        ("```python\nprint(1)```", []),
         ("```python\nprint(1)", []),
         ("```\nprint(1)\n```", []),
         ("```python\nprint(1)\n```\n```output\n1\n```", []),
@@ -47,7 +51,10 @@ def test_fenced_stops_follow_the_text():
     assert FENCED.stops("Let me see. ```python", may_call=True) == ("\n```",)
     assert FENCED.stops("```python\nx\n```\nnow ", may_call=True) == ("```python", "```py\n")
     assert FENCED.stops("anything ```python", may_call=False) == ()
-    assert FENCED.turn_is_open("a ```python\nx") and not FENCED.turn_is_open("```python\nx\n```")
+    for text in ("a ```python", "a ```python\nx", "```python\nprint('```')", "```python\n1```"):
+        assert FENCED.turn_is_open(text)
+    for text in ("", "```python\nx\n```", "```pycon\n>>> 1\n", "```\nx\n```"):
+        assert not FENCED.turn_is_open(text)
 
 
 def test_fenced_output_and_hallucinations():

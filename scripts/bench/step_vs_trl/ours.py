@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import tempfile
+from contextlib import aclosing
 from importlib import metadata
 from pathlib import Path
 from statistics import fmean
@@ -71,7 +72,7 @@ async def serve(args: argparse.Namespace, folder: Path) -> None:
     ]
     with RunLog.create(folder, {"seed": 0}) as log:
         trainer = Trainer(configure(args, tasks), log)
-        async with trainer.engine:
+        async with trainer.engine, aclosing(trainer):
             await trainer.start()
             while meter.wait():
                 trainer.step += 1
@@ -81,14 +82,14 @@ async def serve(args: argparse.Namespace, folder: Path) -> None:
                 await trainer.publish()
                 meter.stop()
                 versions = f"palestra {metadata.version('palestra')}, torch {torch.__version__}"
-                parts = {"sample_s": trainer.costs(groups, drawn)["time/sample_s"]}
                 meter.answer(
                     **facts(drawn),
-                    **parts,
+                    sample_s=trainer.costs(groups, drawn)["time/sample_s"],
                     grad_norm=metrics.get("train/grad_norm"),
                     versions=versions,
                 )
-        trainer.close()
+        trainer.envs.close()
+        trainer.exams.close()
 
 
 def main() -> None:
