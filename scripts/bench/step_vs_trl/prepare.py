@@ -1,9 +1,9 @@
 """The quickstart's base model, taught to call the tool in chat turns: the model of both sides.
 
-Both sides sample, so equal lengths need a model whose episodes all look alike. Forty
+Both sides sample, so equal lengths need a model whose episodes all look alike. A hundred and fifty
 supervised steps on `call -> output -> answer` make nearly every episode so.
 
-    python prepare.py FOLDER [--model BASE] [--steps 40]
+    python prepare.py FOLDER [--model BASE] [--steps 150]
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def teach(model: Any, tokenizer: Any, steps: int) -> float:
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        if step % 10 == 0:
+        if step % 25 == 0:
             print(f"  fine-tuning step {step}/{steps}, loss {loss.item():.3f}", flush=True)
     return float(loss.item())
 
@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", type=Path, help="a quickstart base model; default: build it")
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=150)
     args = parser.parse_args()
     if (args.folder / DONE).is_file():
         return
