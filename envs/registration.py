@@ -81,8 +81,12 @@ def make(id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
 
     Raises:
         EnvNotFoundError: the id is unknown; the message names the nearest ids.
+        ValueError: the constructor does not take these arguments.
     """
-    return gymnasium.make(spec(id), **kwargs)
+    try:
+        return gymnasium.make(spec(id), **kwargs)
+    except TypeError as error:
+        raise ValueError(f"{id} cannot be made with {kwargs}: {error}") from error
 
 
 def maker(id: str, **kwargs: Any) -> Callable[[], gymnasium.Env[Any, Any]]:

@@ -30,7 +30,8 @@ def make_engine(spec: str, model: Any, **options: Any) -> Engine:
         options: the other arguments of the class.
 
     Raises:
-        ValueError: the spec is neither a known name nor `module:Class`.
+        ValueError: the spec is neither a known name nor `module:Class`, or the class does not
+            take the options.
         ImportError: an optional package is missing; the message names the extra.
     """
     target = ENGINES.get(spec, spec)
@@ -39,6 +40,11 @@ def make_engine(spec: str, model: Any, **options: Any) -> Engine:
         raise ValueError(
             f"unknown engine {spec!r}: expected one of {', '.join(ENGINES)} or 'module:Class'"
         )
-    engine_class = getattr(import_module(module_name, __name__), class_name)
-    engine: Engine = engine_class(model, **options)
+    engine_class = getattr(import_module(module_name, __name__), class_name, None)
+    if engine_class is None:
+        raise ValueError(f"{module_name} has no engine {class_name!r}")
+    try:
+        engine: Engine = engine_class(model, **options)
+    except TypeError as error:
+        raise ValueError(f"the engine {spec} does not take {options}: {error}") from error
     return engine

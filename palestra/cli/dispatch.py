@@ -26,13 +26,13 @@ COMMANDS = {
 
 EXAMPLES = (
     "palestra list",
-    "palestra info palestra/Arithmetic-v0",
+    "palestra info palestra/MathCode-v0",
     "palestra train recipe.toml --steps 20",
 )
 
 # What a command may raise for reasons that a user can act on. Anything else is a defect of
 # Palestra, and its traceback is what a report of it needs.
-EXPECTED = (ValueError, OSError, RuntimeError, ImportError, LookupError)
+EXPECTED = (ValueError, OSError, RuntimeError, ImportError, LookupError, ArithmeticError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,6 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _fail(error, code=1)
+    except ExceptionGroup as group:  # of episodes that ran side by side: one speaks for all
+        first = _first(group)
+        if debug or not isinstance(first, EXPECTED):
+            raise
+        return _fail(first, code=1)
 
 
 def _dispatch(args: list[str]) -> int:
@@ -100,6 +105,11 @@ def _fail(error: Exception, code: int) -> int:
     line = " ".join(text.split()) or type(error).__name__
     print(f"palestra: {line}", file=sys.stderr)
     return code
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, ExceptionGroup) else error
 
 
 def _silence_stdout() -> None:

@@ -109,11 +109,13 @@ async def _evaluate(options: Options, tasks: Sequence[Any], folder: Path) -> Eva
     from ..agents.engines import SamplingParams, make_engine
     from ..agents.evaluation import evaluate
     from ..agents.rollout import EnvPool, RolloutLimits
+    from ..envs.registration import maker
 
     scripted = options.engine == "scripted"
     model: Any = [options.model] if scripted else options.model
     chosen = settings(options)
-    pool = EnvPool(lambda: cast("ChatEnv", make_environment(options.id, chosen).unwrapped))
+    make_env = maker(options.id, **chosen)
+    pool = EnvPool(lambda: cast("ChatEnv", make_env().unwrapped))
     sampling = SamplingParams(max_tokens=options.max_tokens, temperature=options.temperature)
     with closing(pool):
         async with make_engine(options.engine, model, **options.engine_options) as engine:
@@ -136,9 +138,27 @@ def _open_log(options: Options) -> RunLog:
     from ..agents.runlog import RunLog, new_folder
 
     if options.resume and options.folder:
-        return RunLog.resume(options.folder)
+        log = RunLog.resume(options.folder)
+        _check_same(options, log.config, options.folder)
+        return log
     folder = options.folder or new_folder("runs", f"eval-{options.id.split('/')[-1]}")
     return RunLog.create(folder, asdict(options))
+
+
+# What may differ when an evaluation goes on: how much is played and how it is shown.
+MAY_DIFFER = {"tasks", "samples", "concurrency", "timeout_s", "folder", "resume", "against", "json"}
+
+
+def _check_same(options: Options, before: dict[str, Any], folder: Path) -> None:
+    from ..agents.runlog import plain
+
+    now = cast("dict[str, Any]", plain(asdict(options)))
+    changed = [k for k in now if k not in MAY_DIFFER and now[k] != before.get(k)]
+    if changed:
+        raise UsageError(
+            f"the evaluation in {folder} had another {', '.join(changed)}: go on with what it "
+            f"had, or give another folder"
+        )
 
 
 def _earlier(folder: Path | None) -> EvalResult | None:

@@ -88,8 +88,11 @@ def take_open(argv: Sequence[str], names: Sequence[str]) -> tuple[list[str], dic
         if not flag.startswith("--") or not any(key.startswith(f"{name}.") for name in names):
             rest.append(word)
             continue
-        if not equals and (value := next(left, "")) == "":
-            raise UsageError(f"{flag} needs a value")
+        if not equals:
+            following = next(left, None)
+            if following is None:
+                raise UsageError(f"{flag} needs a value")
+            value = following
         deep_update(given, _setting(key, value))
     return rest, given
 

@@ -1,0 +1,54 @@
+"""Mistakes that people make at the command line end in one line that says what to do."""
+
+import pytest
+
+from palestra.cli import main
+from palestra.cli.dispatch import EXAMPLES
+
+EVAL = ["eval", "palestra/MathCode-v0", "--engine", "scripted", "--model", "\\boxed{1}"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ([*EVAL, "--env.task_options.digts", "2"], "digts"),
+        ([*EVAL, "--env.max_turns", "abc"], "max_turns"),
+        ([*EVAL, "--engine-options.foo", "2"], "does not take"),
+        ([*EVAL, "--engine", "json:Nope"], "no engine 'Nope'"),
+        (["train", "--env.options.digitz", "3"], "digitz"),
+        (["train", "--sampling.concurrency", "0"], "concurrency must be at least 1"),
+        (["train", "--eval.tasks", "0"], "tasks must be at least 1"),
+        (["info", "palestra/Mathcode-v0"], "MathCode"),
+        (["evl"], "eval"),
+    ],
+)
+def test_one_line_and_no_traceback(argv, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(argv)
+    except SystemExit as stop:  # how the flag parser reports what a dataclass refuses
+        code = stop.code
+    assert code in (1, 2)
+    error = "".join(capsys.readouterr())
+    assert says in error and "Traceback" not in error
+
+
+def test_an_evaluation_is_not_resumed_with_another_model(tmp_path, capsys):
+    folder = str(tmp_path / "eval")
+    assert main([*EVAL, "--tasks", "2", "--folder", folder]) == 0
+    other = [*EVAL[:-1], "\\boxed{2}", "--tasks", "3", "--folder", folder, "--resume"]
+    assert main(other) == 2
+    assert "had another model" in capsys.readouterr().err
+    assert main([*EVAL, "--tasks", "3", "--folder", folder, "--resume"]) == 0
+
+
+def test_an_empty_setting_is_a_setting(tmp_path):
+    folder = str(tmp_path / "eval")
+    assert main([*EVAL, "--env.instructions", "", "--tasks", "1", "--folder", folder]) == 0
+
+
+def test_the_examples_in_the_help_name_what_exists():
+    for line in EXAMPLES:
+        words = line.split()
+        if words[1] in ("list", "info"):
+            assert main(words[1:]) == 0
