@@ -66,6 +66,8 @@ def _virtual_bytes() -> int:
 def main(text: str) -> NoReturn:
     """Entry point of the exec'd process; `text` is the JSON configuration."""
     config = json.loads(text)
+    # Paths and process ids of the host are nothing for sessions to see.
+    text, sys.argv[:], sys.orig_argv[:] = "", [""], [""]
     control = socket.socket(fileno=config["control"])
     walls = Walls(layout.plan(config["preload"], config["site"]))
     try:
@@ -115,6 +117,7 @@ def _serve(control: socket.socket, walls: Walls, config: dict[str, Any]) -> NoRe
         gc.freeze()
         gc.disable()
         _send(control, ready=True, missing=walls.missing, absent=absent)
+        config.clear()  # sessions can read the frames that they were forked in
         Server(control, walls).run()
     except BaseException:  # noqa: BLE001 - the host raises it as SandboxError
         _send(control, error=traceback.format_exc())

@@ -126,6 +126,8 @@ class LocalSandbox(Sandbox):
         for layer in require:
             if layer not in LAYERS:
                 raise ValueError(f"unknown layer {layer!r}; layers are {', '.join(LAYERS)}")
+        if max_running is not None and max_running < 1:
+            raise ValueError(f"max_running must be at least 1 (or None), got {max_running}")
         self._arguments = (tuple(preload), limits or Limits(), tuple(require), max_running)
         self._preload, self._limits, self._require, _ = self._arguments
         self.gate = Gate(max_running or 2 * len(os.sched_getaffinity(0)))

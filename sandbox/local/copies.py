@@ -4,19 +4,22 @@ The session's filter suspends every fork until the server has decided. The serve
 only while the host has asked for a copy, and follows it step by step:
 
 1. the session's main thread forks a middle process;
-2. the middle process forks the copy, whose sockets the server puts in place just before, so
-   that the copy becomes the server's child when the middle one ends and outlives the original;
+2. the middle process forks the copy, so that the copy becomes the server's child when the
+   middle one ends and outlives the original;
 3. the copy unshares its mount namespace (the one capability it needs for that is permitted
    but not effective while cells run) and reports by `setsid`;
 4. the server replaces the copy's tmpfs by a copy of the original's files, reopens the files
-   that were open, checks that no capability is effective, and adopts the process.
+   that were open, checks that no capability is effective, puts the copy's own sockets in place
+   of the original's, and adopts the process.
 
-A cell that has tampered with the runner can spoil its own copy; it gains a second process
-under the same walls at most, and the server ends whatever it has not adopted.
+A cell that has tampered with the runner can spoil its own copy. Until it is adopted a copy has
+no socket of its own, so it cannot speak as a session; it starts no thread, and its CPU seconds
+and its time are counted. Every process of the namespace is the server's, a session, or part of
+a copy under way: whatever else is found is killed.
 """
 
 # Paths here are plain strings: most go straight into system calls.
-# ruff: noqa: PTH101, PTH102, PTH115, PTH116, PTH121, PTH123, PTH208
+# ruff: noqa: PTH115, PTH121, PTH123, PTH208
 
 from __future__ import annotations
 
@@ -25,17 +28,20 @@ import os
 import select
 import shutil
 import signal
-import stat
+import time
 from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import kernel, privateroot
+from . import kernel, privateroot, wire
+from .copyfiles import WORK, copy_tree, open_files, reopen
 from .notify import Asked
 from .seccomp import CLONE_THREAD
 
-WORK = "/tmp"
+LOOK_S = 0.25  # between two looks at copies under way
+COPY_CPU_S = 1.0  # for the two processes of a copy under way; an honest one takes milliseconds
+_ROUNDS = 8  # of killing: three would do
 _FORK_FLAGS = 0x01200000  # CLONE_CHILD_CLEARTID and SETTID, as the C library's fork has them
 
 
@@ -59,37 +65,96 @@ class Copy:
     middle: int = 0
     pid: int = 0
     started: bool = False
+    deadline: float = field(default_factory=lambda: time.monotonic() + wire.FORK_S)
 
 
 class Copies:
     """Decides suspended calls.
 
     `adopt` is called with each copy that is complete, `give_up` with the parent of one that
-    failed and the reason.
+    failed and the reason. `known` is the server's view of its sessions, by process id.
     """
 
-    def __init__(self, adopt: Callable[[Copy], None], give_up: Callable[[int, str], None]) -> None:
+    def __init__(
+        self,
+        adopt: Callable[[Copy], None],
+        give_up: Callable[[int, str], None],
+        known: Container[int],
+    ) -> None:
         self._adopt = adopt
         self._give_up = give_up
+        self._known = known
         self._by_parent: dict[int, Copy] = {}
+        # Sessions of a copy given up: allowed to fork, they may yet do so.
+        self._suspects: set[int] = set()
+        self._next_look = 0.0
         self._home = os.open("/proc/self/ns/mnt", os.O_RDONLY)
 
     def begin(self, copy: Copy) -> None:
         """From now on the parent may fork once."""
+        if not self._by_parent and not self._suspects:
+            self._next_look = time.monotonic() + LOOK_S
         self._by_parent[copy.parent] = copy
 
-    def abandon(self, parent: int, known: Container[int]) -> int | None:
+    def abandon(self, parent: int) -> int | None:
         """Forget a copy of `parent` that is not complete, and end its processes.
 
-        `known` are the server's sessions. Returns our handle on the copy's socket.
+        Returns our handle on the copy's socket.
         """
         copy = self._by_parent.pop(parent, None)
+        if copy is not None and copy.started:
+            self._suspects.add(parent)
+        if parent in self._suspects:
+            self._clear()
         if copy is None:
             return None
-        self._end(copy.middle, copy.pid, *(_strays(parent, known) if copy.started else ()))
         for handle in copy.handles[1:]:
             os.close(handle)
         return copy.handles[0]
+
+    def buried(self, parent: int) -> None:
+        """A session is dead, its copy abandoned: it forks no more."""
+        self._suspects.discard(parent)
+
+    def check(self) -> float:
+        """Give up copies that take too long; seconds until this should be called again."""
+        if not self._by_parent and not self._suspects:
+            return float("inf")
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + LOOK_S
+            for copy in self.under_way():
+                if why := self._overdue(copy, now):
+                    self._give_up(copy.parent, why)
+            self._clear()
+        return max(0.0, self._next_look - now)
+
+    def _overdue(self, copy: Copy, now: float) -> str:
+        strays = self._strays()
+        own = {pid for pid, up in strays.items() if up == copy.parent}
+        own |= {pid for pid, up in strays.items() if up in own}
+        if sum(map(_cpu_seconds, own)) > COPY_CPU_S:
+            return f"the copy used over {COPY_CPU_S:g} s of CPU before it was complete"
+        if {copy.middle, copy.pid} - {0} - own:  # neither ends by itself
+            return "the copy ended before it was complete"
+        return "" if now < copy.deadline else f"the copy took over {wire.FORK_S:g} s"
+
+    def _strays(self) -> dict[int, int]:
+        """Living processes that are no sessions, with their parents."""
+        found = (int(name) for name in os.listdir("/proc") if name.isdigit())
+        status = {pid: _status(pid) for pid in found if pid != 1 and pid not in self._known}
+        return {pid: s["PPid"] for pid, s in status.items() if s and not s["Dead"]}
+
+    def _clear(self) -> None:
+        """Kill what is part of nothing. The dead leave orphans, hence the rounds."""
+        for _ in range(_ROUNDS):
+            strays = self._strays()
+            copied = {copy.parent for copy in self.under_way() if copy.started}
+            middles = {pid for pid, up in strays.items() if up in copied}
+            doomed = [pid for pid, up in strays.items() if up not in copied | middles]
+            if not doomed:
+                return
+            self._end(*doomed)
 
     def under_way(self) -> list[Copy]:
         """Copies that are not complete."""
@@ -109,7 +174,9 @@ class Copies:
         elif asked.name == "tgkill" and asked.args[0] == status["Tgid"]:
             asked.allow()
         elif asked.name == "clone" and asked.args[0] & CLONE_THREAD:
-            asked.allow() if status["Threads"] < family.tasks else asked.refuse(errno.EAGAIN)
+            # Half a copy gets no thread: its CPU seconds stay below its deadline's.
+            free = status["Tgid"] in family.members and status["Threads"] < family.tasks
+            asked.allow() if free else asked.refuse(errno.EAGAIN)
         elif asked.name == "clone":
             self._fork(asked, status)
         else:
@@ -120,12 +187,14 @@ class Copies:
         plain = asked.args[0] & ~_FORK_FLAGS == signal.SIGCHLD
         own, parents = self._by_parent.get(asked.tid), self._by_parent.get(status["PPid"])
         if plain and own is not None and not own.started:
+            # Its one thread that may fork is here: what an earlier copy left has come by now.
+            if asked.tid in self._suspects:
+                self._clear()
+                self._suspects.discard(asked.tid)
             own.started = True
             asked.allow()
         elif plain and parents is not None and parents.started and not parents.middle:
             parents.middle = asked.tid
-            for source, target in zip(parents.handles, (3, 1, 2), strict=True):
-                asked.inject(source, target)
             asked.allow()
         else:
             asked.refuse()
@@ -146,6 +215,7 @@ class Copies:
             if asked.name != "setsid" or status["CapEff"]:
                 raise PermissionError(f"the copy tried {asked.name} out of turn")
             self._copy_files(asked, copy)
+            _hand_over(asked, copy)
         except (OSError, RecursionError, shutil.Error) as error:
             self._give_up(copy.parent, f"{type(error).__name__}: {error}")
             return
@@ -160,7 +230,7 @@ class Copies:
         if os.path.samefile(f"{folder}/ns/mnt", f"/proc/{copy.parent}/ns/mnt"):
             raise PermissionError("the copy has no mount namespace of its own")
         limits = copy.message["limits"]
-        opened = _open_files(folder)
+        opened = open_files(folder)
         entered = os.open(f"{folder}/ns/mnt", os.O_RDONLY)
         try:
             kernel.setns(entered, kernel.CLONE_NEWNS)
@@ -168,9 +238,9 @@ class Copies:
             try:
                 kernel.umount(WORK)
                 privateroot.fresh_work_folder(WORK, limits["tmp_bytes"], limits["tmp_inodes"])
-                _copy_tree(old, WORK)
+                copy_tree(old, WORK)
                 for number, file in opened.items():
-                    _reopen(asked, number, file)
+                    reopen(asked, number, file)
             finally:
                 os.close(old)
         finally:
@@ -202,80 +272,30 @@ def _status(tid: int) -> dict[str, int]:
     except OSError:
         return {}
     found = {name: int(fields[name]) for name in ("Tgid", "PPid", "Threads")}
-    return found | {"CapEff": int(fields["CapEff"], 16)}
+    dead = fields["State"].split()[0] in ("Z", "X")
+    return found | {"CapEff": int(fields["CapEff"], 16), "Dead": dead}
 
 
-def _strays(parent: int, known: Container[int]) -> list[int]:
-    """Children of `parent`, or orphans of its, that are no session of the server."""
-    found = (int(name) for name in os.listdir("/proc") if name.isdigit())
-    unknown = [pid for pid in found if pid != 1 and pid not in known]
-    return [pid for pid in unknown if _status(pid).get("PPid") in (1, parent)]
-
-
-@dataclass
-class Opened:
-    """A regular file under `WORK` that a process has open."""
-
-    path: str
-    flags: int
-    position: int
-    deleted: int  # our handle on it where it has no name any more, else -1
-
-
-def _open_files(folder: str) -> dict[int, Opened]:
-    """What a process has open under `WORK`, by its descriptor."""
-    found = {}
-    for name in os.listdir(f"{folder}/fd"):
-        link = f"{folder}/fd/{name}"
-        path = os.readlink(link)
-        if not path.startswith(f"{WORK}/") or not stat.S_ISREG(os.stat(link).st_mode):
-            continue
-        with open(f"{folder}/fdinfo/{name}") as file:
-            info = dict(line.split(":", 1) for line in file)
-        deleted = os.open(link, os.O_RDONLY) if path.endswith(" (deleted)") else -1
-        found[int(name)] = Opened(path, int(info["flags"], 8), int(info["pos"]), deleted)
-    return found
-
-
-def _reopen(asked: Asked, number: int, opened: Opened) -> None:
-    """Replace a descriptor of the caller by the same file of its own tmpfs."""
-    if opened.deleted < 0:
-        flags = opened.flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC)
-        handle = os.open(opened.path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
-    else:
-        handle = os.open(WORK, os.O_TMPFILE | os.O_RDWR, 0o600)
+def _cpu_seconds(pid: int) -> float:
     try:
-        if opened.deleted >= 0:
-            _copy_data(opened.deleted, handle)
-        os.lseek(handle, opened.position, os.SEEK_SET)
-        asked.inject(handle, number)
+        return kernel.cpu_seconds(pid)
+    except OSError:  # gone
+        return 0.0
+
+
+def _hand_over(asked: Asked, copy: Copy) -> None:
+    """Give the copy its own sockets, and take every one of the original's from it.
+
+    A session holds its three sockets and can make no others, but it can duplicate them: a
+    copy with the original's would speak in its name after its death. The caller is suspended
+    and has one thread, so nothing moves meanwhile.
+    """
+    null = os.open("/dev/null", os.O_RDONLY)
+    try:
+        for name in os.listdir(f"/proc/{copy.pid}/fd"):
+            if os.readlink(f"/proc/{copy.pid}/fd/{name}").startswith("socket:"):
+                asked.inject(null, int(name))
     finally:
-        os.close(handle)
-
-
-def _copy_data(source: int, target: int) -> None:
-    with open(source, "rb", closefd=False) as data, open(target, "wb", closefd=False) as file:
-        shutil.copyfileobj(data, file)
-
-
-def _copy_tree(source: int, target: str) -> None:
-    """Regular files and folders only; a session can make nothing else."""
-    with os.scandir(source) as entries:
-        for entry in entries:
-            into = f"{target}/{entry.name}"
-            below = os.open(entry.name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=source)
-            try:
-                if entry.is_dir(follow_symlinks=False):
-                    os.mkdir(into, 0o700)
-                    _copy_tree(below, into)
-                elif entry.is_file(follow_symlinks=False):
-                    made = os.open(into, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                    try:
-                        _copy_data(below, made)
-                    finally:
-                        os.close(made)
-                info = os.fstat(below)
-                os.chmod(into, stat.S_IMODE(info.st_mode))
-                os.utime(into, ns=(info.st_atime_ns, info.st_mtime_ns))
-            finally:
-                os.close(below)
+        os.close(null)
+    for source, target in zip(copy.handles, (3, 1, 2), strict=True):
+        asked.inject(source, target)

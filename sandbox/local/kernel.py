@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import signal
 import time
 from typing import Any
 
@@ -85,6 +86,16 @@ def close_from(first: int) -> None:
     """Close every descriptor from `first` up."""
     if syscall(SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(0xFFFFFFFF), 0) < 0:
         os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+
+
+def only_deaths() -> None:
+    """Have SIGCHLD come when a child ends, and not when one is stopped or goes on."""
+    # struct sigaction of glibc and musl: handler, 128 bytes of mask, flags, restorer.
+    action = ctypes.create_string_buffer(152)
+    check(libc.sigaction(signal.SIGCHLD, None, action), "sigaction")
+    flags = ctypes.c_int.from_buffer(action, 136)
+    flags.value |= 1  # SA_NOCLDSTOP
+    check(libc.sigaction(signal.SIGCHLD, action, None), "sigaction")
 
 
 def cpu_seconds(pid: int) -> float:

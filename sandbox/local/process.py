@@ -7,10 +7,13 @@ import json
 import os
 import resource
 import select
+import signal
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,7 +22,6 @@ from . import wire
 from .waiting import Conversation, Wait
 
 START_S = 120.0  # a first session may have to wait for the server's imports
-FORK_S = 30.0  # a copy takes milliseconds
 KILL_S = 15.0  # a SIGKILL takes milliseconds; after this the sandbox counts as lost
 BURST = 256  # reads before the clock is looked at again, however fast a program writes
 CPU_SLACK = 0.5  # seconds of CPU after which the limit is renewed with the server
@@ -51,6 +53,9 @@ class Process:
         self.cpu_limit = 0.0
         self.calls = 0
         self.ready = False
+        self._awaited = {wire.READY, wire.PROCESS}
+        self._handle = -1  # a process descriptor, once the server has sent it
+        self._stopped = False
         self.gone = False
         self.exit: dict[str, Any] | None = None  # the server's last word on a dead process
         self._server = control
@@ -106,10 +111,14 @@ class Process:
                 yield Wait([self._ends[0].fileno()], until)
 
     def renew_cpu(self) -> Conversation[None]:
-        """Make sure that the next call has its CPU seconds, and not many more."""
+        """Make sure that the next call has its CPU seconds, and not many more.
+
+        What was used is the program's word; the server adds the seconds to its own figure.
+        """
         if self.cpu_limit - self.cpu_used < self.limits.cpu_s:
-            self.cpu_limit = self.cpu_used + self.limits.cpu_s + self._slack()
-            message = {"op": "cpu", "sid": self.sid, "limit": self.cpu_limit}
+            seconds = self.limits.cpu_s + self._slack()
+            self.cpu_limit = self.cpu_used + seconds
+            message = {"op": "cpu", "sid": self.sid, "seconds": seconds}
             yield from self.command(message)
 
     def _slack(self) -> float:
@@ -118,6 +127,8 @@ class Process:
     def exchange(self, packets: Iterable[bytes], expect: int, wall_s: float) -> Conversation[Reply]:
         """Send one frame and gather what comes until its answer or the end of the process.
 
+        The process runs meanwhile, with every thread it has, and is stopped after its answer.
+
         Raises:
             SandboxError: the process ended and nobody could say how.
         """
@@ -125,6 +136,8 @@ class Process:
         start = time.monotonic()
         until = start + wall_s
         descriptors = [end.fileno() for end in self._ends]
+        self._transmit(queue)
+        self.go_on()
         while True:
             self._transmit(queue)
             self._drain(reply)
@@ -141,11 +154,28 @@ class Process:
                 self._kill(reply, "timeout")
                 until = now + KILL_S
             yield Wait(descriptors, until, descriptors[:1] if queue else ())
+        self.stop()
         self._drain(reply)
         reply.seconds = time.monotonic() - start
         if self.gone and self.exit is None:
             raise SandboxError("the fork server died during a call")
         return reply
+
+    def stop(self) -> None:
+        """Keep the process from running between calls. Does nothing where that is refused."""
+        self._stopped = not self.gone
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Undo `stop`."""
+        if self._stopped:
+            self._stopped = False
+            self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        if self._handle >= 0 and not self.gone:
+            with suppress(OSError):
+                signal.pidfd_send_signal(self._handle, number)
 
     def _output_kill(self) -> int:
         return self.limits.output_kill_bytes
@@ -192,7 +222,7 @@ class Process:
             if self.gone:
                 return
             try:
-                packet = self._ends[0].recv(wire.CHUNK + 1)
+                packet = self._packet()
             except BlockingIOError:
                 return
             except ConnectionResetError:  # it left something unread; its last words follow
@@ -204,10 +234,23 @@ class Process:
             elif packet[:1] == wire.EXIT:
                 # Anyone could write this; only the last one before the end is the server's.
                 self.exit = _parsed(packet[1:])
-            elif packet[:1] == wire.READY:
-                self.ready = True
+            elif packet[:1] in (wire.READY, wire.PROCESS):
+                self._awaited.discard(packet[:1])
+                self.ready = not self._awaited
             elif not reply.killed:
                 self._take(packet, reply, expect)
+
+    def _packet(self) -> bytes:
+        if wire.PROCESS not in self._awaited:
+            return self._ends[0].recv(wire.CHUNK + 1)
+        # Only the server can send descriptors: the filter has no call for it.
+        packet, extra, _, _ = self._ends[0].recvmsg(
+            wire.CHUNK + 1, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
+        )
+        for _, kind, data in extra:
+            if kind == socket.SCM_RIGHTS and self._handle < 0:
+                self._handle = int.from_bytes(data[:4], sys.byteorder)
+        return packet
 
     def _take(self, packet: bytes, reply: Reply, expect: int) -> None:
         """One packet of an answer: the one expected, once, or the process is killed."""
@@ -240,10 +283,13 @@ class Process:
         """Hang up; the server kills the process. Idempotent."""
         for end in (*self._ends, *self._remote):
             end.close()
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
 
 
 def _pair(kind: int = socket.SOCK_STREAM) -> tuple[socket.socket, socket.socket]:
-    """A unix socket pair. A session takes three descriptors of the host's: where they run out
+    """A unix socket pair. A session takes four descriptors of the host's: where they run out
     and the hard limit allows, the soft limit is raised to it."""
     try:
         return socket.socketpair(socket.AF_UNIX, kind)

@@ -52,7 +52,9 @@ class Server:
         self._by_pid: dict[int, Live] = {}
         self._by_fd: dict[int, Live] = {}
         self._families: dict[int, Family] = {}
-        self._copies = Copies(self._adopt, self._abandon) if "fork" not in walls.missing else None
+        self._copies: Copies | None = None
+        if "fork" not in walls.missing:
+            self._copies = Copies(self._adopt, self._abandon, self._by_pid)
         self._half_made: dict[int, int] = {}
         self._farewells: dict[int, tuple[socket.socket, bytes]] = {}
         self._epoll = select.epoll()
@@ -62,6 +64,7 @@ class Server:
         self._deaths = deaths
         signal.set_wakeup_fd(deaths.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        kernel.only_deaths()
         self._uplink, self._downlink = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._uplink.setblocking(False)
         for source in (control, self._wakeup, self._uplink):
@@ -71,7 +74,7 @@ class Server:
         """Serve until the host hangs up."""
         while True:
             try:
-                events = self._epoll.poll(self._check_cpu())
+                events = self._epoll.poll(self._check_clocks())
             except InterruptedError:
                 continue
             # A few at a time: a queue of opens must not keep deaths and hang-ups waiting.
@@ -114,7 +117,7 @@ class Server:
             elif message["op"] == "cpu":
                 for live in self._by_pid.values():
                     if live.sid == message["sid"]:
-                        live.cpu_limit = message["limit"]
+                        self._renew(live, message["seconds"])
         return True
 
     def _open(self, message: dict[str, Any], handles: list[int]) -> None:
@@ -171,6 +174,8 @@ class Server:
 
     def _leave_family(self, live: Live) -> None:
         self._abandon(live.pid, "the session ended while it was being copied")
+        if self._copies is not None:
+            self._copies.buried(live.pid)
         family = live.family
         if family is not None:
             family.members.discard(live.pid)
@@ -198,7 +203,7 @@ class Server:
         """Give up a copy under way, if there is one."""
         if self._copies is None:
             return
-        handle = self._copies.abandon(parent, self._by_pid)
+        handle = self._copies.abandon(parent)
         if handle is not None:
             del self._half_made[handle]
             self._farewell(socket.socket(fileno=handle), _exit_frame(error=why))
@@ -226,6 +231,21 @@ class Server:
     def _watch(self, live: Live) -> None:
         self._by_pid[live.pid] = self._by_fd[live.socket.fileno()] = live
         self._epoll.register(live.socket, select.EPOLLRDHUP | select.EPOLLHUP)
+        handles = []
+        try:
+            handles.append(os.pidfd_open(live.pid))
+            socket.send_fds(live.socket, [wire.PROCESS], handles, socket.MSG_DONTWAIT)
+        except OSError:  # out of descriptors: the host cannot stop this one between calls
+            with suppress(OSError):
+                live.socket.send(wire.PROCESS, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        for handle in handles:
+            os.close(handle)
+
+    @staticmethod
+    def _renew(live: Live, seconds: float) -> None:
+        """From now on `seconds` of CPU, on top of what our own clock says was used."""
+        with suppress(OSError):
+            live.cpu_limit = kernel.cpu_seconds(live.pid) + seconds
 
     def _kill(self, live: Live, reason: str) -> None:
         live.reason = live.reason or reason
@@ -277,9 +297,9 @@ class Server:
         with suppress(FileNotFoundError):
             self._epoll.unregister(end)
 
-    def _check_cpu(self) -> float | None:
+    def _check_clocks(self) -> float | None:
         """Kill who is over; the time in which nobody else can get there."""
-        soonest = float("inf")
+        soonest = self._copies.check() if self._copies is not None else float("inf")
         for live in self._by_pid.values():
             if live.reason:
                 continue

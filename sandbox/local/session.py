@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from ..base import Session
 from ..types import Execution, Limits, SandboxError, Status
 from . import wire
-from .process import FORK_S, Process, Reply
+from .process import Process, Reply
 from .waiting import Conversation, adrive, drive
 
 if TYPE_CHECKING:
     from .client import LocalSandbox
+
+GRACE_S = 5.0  # that the server has the first word on a copy that takes too long
 
 
 class LocalSession(Session):
@@ -31,6 +33,7 @@ class LocalSession(Session):
         self._busy = False
 
     async def arun(self, code: str, *, wall_s: float | None = None) -> Execution:
+        wall_s = _clock(self._limits.wall_s if wall_s is None else wall_s)
         gate = self._sandbox.gate
         await gate.aacquire()
         try:
@@ -39,6 +42,7 @@ class LocalSession(Session):
             gate.release()
 
     def run(self, code: str, *, wall_s: float | None = None) -> Execution:
+        wall_s = _clock(self._limits.wall_s if wall_s is None else wall_s)
         gate = self._sandbox.gate
         gate.acquire()
         try:
@@ -107,10 +111,11 @@ class LocalSession(Session):
         twin = self._sandbox.new_process(self._limits)
         try:
             yield from twin.announce({"op": "fork", "of": process.sid})
-            reply = yield from process.exchange([wire.FORK], 0, FORK_S)
+            reply = yield from process.exchange([wire.FORK], 0, wire.FORK_S)
             if reply.answer is None or reply.answer.get("error"):
                 raise SandboxError(f"the session could not be copied: {_refusal(reply)}")
-            yield from twin.await_ready(FORK_S)
+            yield from twin.await_ready(wire.FORK_S + GRACE_S)
+            twin.stop()
         except SandboxError as error:
             twin.close()
             if process.gone:
@@ -122,7 +127,7 @@ class LocalSession(Session):
             raise
         return twin
 
-    def _call(self, code: str, wall_s: float | None) -> Conversation[Execution]:
+    def _call(self, code: str, wall_s: float) -> Conversation[Execution]:
         self._usable()
         self._busy = True
         process, notice = self._process, ""
@@ -137,8 +142,7 @@ class LocalSession(Session):
             yield from process.renew_cpu()
             process.calls += 1
             request = wire.packets({"id": process.calls, "code": code})
-            wall = self._limits.wall_s if wall_s is None else wall_s
-            reply = yield from process.exchange(request, process.calls, wall)
+            reply = yield from process.exchange(request, process.calls, wall_s)
         except SandboxError as error:
             self._abandon(error)
             raise
@@ -182,7 +186,7 @@ class LocalSession(Session):
         return Execution(
             stdout=out,
             stderr=err + notice if not err or err.endswith("\n") else f"{err}\n{notice}".rstrip(),
-            value=value[: 2 * limit] if isinstance(value, str) else None,
+            value=_text(value[: 2 * limit]) if isinstance(value, str) else None,
             status=status,
             duration_s=reply.seconds,
             cpu_s=cpu,
@@ -192,8 +196,19 @@ class LocalSession(Session):
 
 def _refusal(reply: Reply) -> str:
     if reply.answer is not None:
-        return str(reply.answer.get("error"))
-    return f"it did not answer within {FORK_S:g} s" if reply.killed else "it ended"
+        return _text(str(reply.answer.get("error")))
+    return f"it did not answer within {wire.FORK_S:g} s" if reply.killed else "it ended"
+
+
+def _clock(wall_s: float) -> float:
+    if not 0 < wall_s < float("inf"):
+        raise ValueError(f"wall_s must be positive and finite seconds, got {wall_s}")
+    return wall_s
+
+
+def _text(text: str) -> str:
+    """Text that can be encoded: a lone surrogate, which JSON can carry, becomes '?'."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _number(value: object) -> float:

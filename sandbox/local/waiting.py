@@ -39,7 +39,8 @@ def drive(conversation: Conversation[T]) -> T:
                 poller.register(descriptor, select.POLLIN)
             for descriptor in wait.write:
                 poller.register(descriptor, select.POLLOUT)
-            poller.poll(max(0.0, wait.until - time.monotonic()) * 1000 + 1)
+            # An hour at most, as poll takes no more than 2^31 ms; who waits longer asks again.
+            poller.poll(min(3600.0, max(0.0, wait.until - time.monotonic())) * 1000 + 1)
     except StopIteration as stop:
         value: T = stop.value
         return value

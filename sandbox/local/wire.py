@@ -16,11 +16,13 @@ from typing import Any
 _dumps, _loads = json.dumps, json.loads
 
 CHUNK = 32 << 10
+FORK_S = 30.0  # a copy takes milliseconds
 MAX_FRAME = 64 << 20  # a cell of source, or an echoed value; far above any sane use
 
 MORE = b"+"  # a frame goes on in the next packet
 LAST = b"."  # the last (or only) packet of a frame
 READY = b"R"  # the session is set up and waits for its first call
+PROCESS = b"P"  # from the server, with a process descriptor: the session is one of its own
 FORK = b"F"  # the session shall copy itself
 EXIT = b"X"  # written by the server once the session is dead: how it ended
 

@@ -152,6 +152,9 @@ def test_absent_preload_is_skipped_and_unknown_layers_are_named():
         assert session.run("1").value == "1"
     with pytest.raises(ValueError, match="unknown layer 'disk'"):
         LocalSandbox(require=("disk",))
+    for places in (0, -1):
+        with pytest.raises(ValueError, match="max_running must be at least 1"):
+            LocalSandbox(max_running=places)
 
 
 def test_required_layers_are_there_or_no_session_opens(small):

@@ -89,6 +89,24 @@ def test_sys_exit_zero_is_the_end_of_a_program_and_no_failure(session):
     assert "bad input" in failed.stderr
 
 
+def test_text_that_cannot_be_encoded_is_replaced(session):
+    session.run("class A:\n    def __repr__(self): return 'a' + chr(0xd800) + 'b'")
+    assert session.run("A()").value == "a?b"
+    result = session.run("import os; os.write(1, b'\\xed\\xa0\\x80'); print(chr(0xd800))")
+    result.stdout.encode()
+    assert result.ok
+
+
+@pytest.mark.parametrize("wall_s", [0, -1.0, float("nan"), float("inf")])
+def test_a_clock_that_never_ends_is_refused(session, wall_s):
+    with pytest.raises(ValueError, match="wall_s must be positive and finite"):
+        session.run("1", wall_s=wall_s)
+
+
+def test_a_clock_of_a_year_is_taken(session):
+    assert session.run("1", wall_s=3e7).value == "1"
+
+
 def test_stdin_is_empty(session):
     assert "EOFError" in session.run("input()").stderr
 
