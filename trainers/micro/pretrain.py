@@ -45,6 +45,8 @@ class MicroRecipe:
         copy_share / copy_until: share of copy practice among the other documents; it falls
             linearly from 0.95 and reaches its value after this share of the steps.
         emphasis: loss weight of what follows the decision to call the tool.
+        threads: torch threads. At this size a second one gains little, costs much on a busy
+            machine, and would change the last bits of the weights.
     """
 
     version: int = 1
@@ -65,6 +67,7 @@ class MicroRecipe:
     copy_share: float = 0.5
     copy_until: float = 0.5
     emphasis: float = 5.0
+    threads: int = 1
 
     def fingerprint(self, seed: int) -> str:
         """Equal fingerprints mean equal models, up to floating-point differences."""
@@ -84,7 +87,7 @@ def build_base_model(
 
     The folder holds a Hugging Face model and tokenizer and `card.json` with the recipe and
     measured figures. It is written aside and renamed, so a folder that exists is complete.
-    The same seed, steps and number of threads give the same weights on one machine.
+    The same seed and steps give the same weights on one machine.
 
     Args:
         steps: overrides the recipe's number of steps.
@@ -101,10 +104,13 @@ def build_base_model(
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(recipe.threads)
     try:
         _write(aside, recipe, seed, progress)
         _replace(aside, folder)
     finally:
+        torch.set_num_threads(threads)
         shutil.rmtree(aside, ignore_errors=True)
     return folder
 
