@@ -15,7 +15,7 @@ from palestra.trainers.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / n for n in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
+PAGES += [*sorted((ROOT / "docs").glob("*.md")), ROOT / "sandbox" / "README.md"]
 
 # ```python blocks run; what is only to be read is fenced as ```py or ```text.
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
