@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from difflib import get_close_matches
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -28,6 +29,8 @@ def encode(value: Any) -> Any:
         return {"!tuple": [encode(item) for item in value]}
     if isinstance(value, set | frozenset):
         return {"!set": [encode(item) for item in sorted(value, key=repr)]}
+    if isinstance(value, Fraction):
+        return {"!fraction": [value.numerator, value.denominator]}
     if isinstance(value, list):
         return [encode(item) for item in value]
     if isinstance(value, Mapping):
@@ -49,6 +52,8 @@ def decode(value: Any) -> Any:
         return value
     if "!tuple" in value:
         return tuple(decode(item) for item in value["!tuple"])
+    if "!fraction" in value:
+        return Fraction(*value["!fraction"])
     if "!set" in value:
         return {decode(item) for item in value["!set"]}
     if "!dict" in value:

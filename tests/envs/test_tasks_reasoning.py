@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -132,3 +133,13 @@ def test_a_hanging_answer_is_cut_off():
 def test_other_tasks_are_refused():
     with pytest.raises(ValueError, match="no reasoning-gym entry"):
         score_reasoning("1", Task("x", (Message("user", "?"),)))
+
+
+def test_many_items_of_gsm_symbolic_survive_json():
+    """Some carry fractions in their metadata."""
+    tasks = load_tasks("rg:gsm_symbolic", split="heldout", size=60)
+    for task in tasks:
+        json.dumps(task.to_dict())
+    assert decode(json.loads(json.dumps(encode({"x": (Fraction(1, 4),)})))) == {
+        "x": (Fraction(1, 4),)
+    }
