@@ -139,7 +139,11 @@ def _open_log(options: Options) -> RunLog:
 
     if options.resume and options.folder:
         log = RunLog.resume(options.folder)
-        _check_same(options, log.config, options.folder)
+        try:
+            _check_same(options, log.config, options.folder)
+        except UsageError:
+            log.close()
+            raise
         return log
     folder = options.folder or new_folder("runs", f"eval-{options.id.split('/')[-1]}")
     return RunLog.create(folder, asdict(options))
