@@ -13,8 +13,11 @@ class LearnerConfig:
     """How gradients are computed and applied.
 
     Attributes:
-        lr / betas / weight_decay / adam_eps: AdamW. Norms and biases are decayed like the
-            rest (weight_decay is 0 by default, as in GRPO and DAPO runs).
+        lr: AdamW's learning rate.
+        betas: AdamW's decay rates.
+        weight_decay: AdamW's; norms and biases are decayed like the rest (0 by default, as in
+            GRPO and DAPO runs).
+        adam_eps: AdamW's epsilon.
         warmup_updates: optimiser updates over which the rate rises linearly to `lr`.
         max_grad_norm: global L2 norm that gradients are scaled down to; 0 turns it off.
         updates_per_batch: optimiser updates per `step`; the batch is cut into as many
@@ -23,8 +26,8 @@ class LearnerConfig:
             and no extra forward), or a `recompute` by the trainer before the updates.
         temperature: sampling temperature the episodes came from; logits are divided by it.
         micro_batch_tokens: tokens forwarded at once. Bounds memory, never the result.
-        share_prefix / min_shared: forward a common prefix of a group's members once, when
-            it is at least `min_shared` tokens long.
+        share_prefix: forward a common prefix of a group's members once.
+        min_shared: length in tokens from which a prefix is shared.
         skip_zero_advantage: leave sequences whose advantage is 0 out of the forward pass
             (their gradient is exactly 0). They still count in the normaliser; metrics then
             cover the forwarded tokens only. Has no effect when the algorithm has a KL term.
@@ -107,7 +110,8 @@ class EvalConfig:
 
     Attributes:
         every: steps between evaluations; 0 leaves only the first and the last.
-        tasks / samples: held-out tasks, the same each time, and samples of each.
+        tasks: held-out tasks, the same each time.
+        samples: episodes of each.
         temperature: of sampling; 0 is greedy.
     """
 
@@ -133,10 +137,12 @@ class TrainConfig:
         algorithm_options: fields of that row to change. Lengths that the row takes from its
             paper follow `sampling.max_tokens` unless given (see `chosen_algorithm`).
         steps: optimisation steps.
-        prompts_per_step / group_size: tasks per step, episodes per task.
+        prompts_per_step: tasks per step.
+        group_size: episodes per task.
         max_rounds: how often a step may draw more tasks to replace groups without signal
             (dynamic sampling); afterwards it goes on with what it has.
-        checkpoint_every / keep_checkpoints: steps between checkpoints; how many stay.
+        checkpoint_every: steps between checkpoints.
+        keep_checkpoints: how many of them stay; 0 keeps all.
         save_episodes_every: steps between saved episodes; 0 saves none.
         deterministic: make the engine's batches, and so every bit of the run, independent
             of how long tools take. Costs waiting for slow tools.
