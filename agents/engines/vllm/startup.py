@@ -82,9 +82,9 @@ def resolve(model: str) -> str:
     """The folder or hub id to hand to vLLM."""
     if model != "smollm2":
         return str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else model
-    from ..loading import _smollm2_folder
+    from ..loading import smollm2_folder
 
-    return str(_smollm2_folder())
+    return str(smollm2_folder())
 
 
 def load_tokenizer(folder: str) -> Any:
