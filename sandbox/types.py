@@ -53,6 +53,7 @@ class Execution:
         status: decided by the supervisor, never by what the program says of itself.
         duration_s, cpu_s: wall clock as seen from outside; CPU time of the process.
         truncated: whether output was cut.
+        queue_s: how long the call waited for its turn before its clock started.
     """
 
     stdout: str
@@ -62,6 +63,7 @@ class Execution:
     duration_s: float
     cpu_s: float = 0.0
     truncated: bool = False
+    queue_s: float = 0.0
 
     @property
     def ok(self) -> bool:
