@@ -11,11 +11,11 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, nullcontext
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
-from typing import Any, cast
+from typing import Any
 
 from ..envs.core import ChatEnv
 from ..envs.types import (
@@ -103,7 +103,7 @@ async def rollout(
     Args:
         seed: fixes every sampled token (where the engine is deterministic).
         env_seed: fixes the episode; members of a group share it (default: `seed`).
-        counted: the caller has told the engine of this episode already (`live`).
+        counted: the caller holds an `Engine.episode` for this one already.
 
     Raises:
         RenderingError: the model's chat template cannot be used append-only.
@@ -118,7 +118,7 @@ async def rollout(
         record.failure = Invalid("env", f"reset: {type(error).__name__}: {error}")
         return _finish(env, task, record, StopReason.ENV_ERROR, seed, start)
     try:
-        with nullcontext() if counted else live(agent):
+        with nullcontext() if counted else agent.engine.episode():
             async with asyncio.timeout(limits.timeout_s):
                 stop = await _play(env, agent, record, observation, seed, limits)
     except TimeoutError:
@@ -130,15 +130,6 @@ async def rollout(
         record.failure = Invalid("engine", str(error))
         stop = StopReason.ENGINE_ERROR
     return _finish(env, task, record, stop, seed, start)
-
-
-def live(agent: Agent) -> AbstractContextManager[Any]:
-    """Tells the engine of one more episode for as long as it is open.
-
-    A deterministic engine decodes only while every live episode waits for it.
-    """
-    episode = getattr(agent.engine, "episode", nullcontext)
-    return cast(AbstractContextManager[Any], episode())
 
 
 async def _play(
@@ -311,39 +302,71 @@ async def collect(
         raise ValueError(
             f"group_size and concurrency must be at least 1, got {group_size} and {concurrency}"
         )
-    seeds = _group_seeds(tasks, seed)
-    members: list[list[Trajectory | None]] = [[None] * group_size for _ in tasks]
-    jobs = iter([(group, index) for group in range(len(tasks)) for index in range(group_size)])
+    jobs = [
+        Job(task, derive_seed(own, task.id, index), derive_seed(own, "env", task.id))
+        for task, own in zip(tasks, _group_seeds(tasks, seed), strict=True)
+        for index in range(group_size)
+    ]
+    played: list[list[Trajectory | None]] = [[None] * group_size for _ in tasks]
 
-    async def play(group: int, index: int) -> None:
-        task = tasks[group]
-        async with pool.borrow() as env:
-            members[group][index] = await rollout(
-                env,
-                agent,
-                task,
-                seed=derive_seed(seeds[group], task.id, index),
-                env_seed=derive_seed(seeds[group], "env", task.id),
-                limits=limits,
-                counted=True,
-            )
-        if on_group and None not in members[group]:
-            on_group(_group(task, members[group]))
+    def finished(number: int, trajectory: Trajectory) -> None:
+        group, index = divmod(number, group_size)
+        played[group][index] = trajectory
+        if on_group and None not in played[group]:
+            on_group(_group(tasks[group], played[group]))
 
-    async def worker(counted: ExitStack) -> None:
-        with counted:
-            for group, index in jobs:
-                await play(group, index)
+    await play(pool, agent, jobs, finished, limits=limits, concurrency=concurrency)
+    return [_group(task, members) for task, members in zip(tasks, played, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One episode to be played; the seeds are those of `rollout`."""
+
+    task: Task
+    seed: int
+    env_seed: int
+
+
+async def play(
+    pool: EnvPool,
+    agent: Agent,
+    jobs: Sequence[Job],
+    finished: Callable[[int, Trajectory], None],
+    *,
+    limits: RolloutLimits | None = None,
+    concurrency: int = 256,
+) -> None:
+    """Play `jobs` in order, at most `concurrency` at once; `finished` hears of each by number.
+
+    Raises what `finished` raises, after ending the others.
+    """
+    queue = iter(enumerate(jobs))
+
+    async def worker(live: ExitStack) -> None:
+        with live:
+            for number, job in queue:
+                async with pool.borrow() as env:
+                    trajectory = await rollout(
+                        env,
+                        agent,
+                        job.task,
+                        seed=job.seed,
+                        env_seed=job.env_seed,
+                        limits=limits,
+                        counted=True,
+                    )
+                finished(number, trajectory)
 
     # All are counted before the first begins, and each until it has no successor: between
     # two episodes of a worker the engine must not take the others for the whole company.
-    workers = [ExitStack() for _ in range(min(concurrency, len(tasks) * group_size))]
-    for counted in workers:
-        counted.enter_context(live(agent))
-    async with asyncio.TaskGroup() as running:
-        for counted in workers:
-            running.create_task(worker(counted))
-    return [_group(task, played) for task, played in zip(tasks, members, strict=True)]
+    with ExitStack() as counted:
+        workers = [counted.enter_context(ExitStack()) for _ in range(min(concurrency, len(jobs)))]
+        for live in workers:
+            live.enter_context(agent.engine.episode())
+        async with asyncio.TaskGroup() as running:
+            for live in workers:
+                running.create_task(worker(live))
 
 
 def _group_seeds(tasks: Sequence[Task], seed: int) -> list[int]:

@@ -9,6 +9,7 @@ this contract; every engine passes it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
@@ -79,7 +80,10 @@ class SamplingParams:
 
 @runtime_checkable
 class Engine(Protocol):
-    """The protocol. `tokenizer` is the model's; `context_length` is in tokens."""
+    """The protocol; a class that derives from it inherits the methods that have a body.
+
+    `tokenizer` is the model's; `context_length` is in tokens.
+    """
 
     name: str
     tokenizer: Tokenizer
@@ -118,11 +122,21 @@ class Engine(Protocol):
         """Release everything. Idempotent."""
         ...
 
-    async def __aenter__(self) -> Self: ...
+    def episode(self) -> AbstractContextManager[None]:
+        """Open for as long as one more episode is live: rollouts hold one each.
+
+        An engine whose sums depend on what else is in a batch may use it to decode only while
+        every live episode waits for it, which makes runs reproducible. Others ignore it.
+        """
+        return nullcontext()
+
+    async def __aenter__(self) -> Self:
+        return self
 
     async def __aexit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None: ...
+    ) -> None:
+        await self.aclose()

@@ -13,13 +13,12 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...envs.types import Completion, FinishReason
-from .base import EngineError, SamplingParams, Tokenizer
+from .base import Engine, EngineError, SamplingParams, Tokenizer
 from .byte_tokenizer import ByteTokenizer
 from .requests import RequestGate, StopStrings, token_budget
 
@@ -30,7 +29,7 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 WEIGHT = "script_logit"
 
 
-class ScriptedEngine:
+class ScriptedEngine(Engine):
     """Answers with scripted replies, token by token.
 
     The prompt must end in a turn of the assistant, as a chat template with
@@ -206,17 +205,6 @@ class ScriptedEngine:
 
     async def aclose(self) -> None:
         self._closed = True
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 def _as_text(ids: Sequence[int]) -> str:

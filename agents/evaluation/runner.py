@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from ...envs.types import Task, Trajectory
 from ..agent import Agent
-from ..rollout import EnvPool, RolloutLimits, rollout
+from ..rollout import EnvPool, Job, RolloutLimits, play
 from ..runlog import JsonLines, plain, read_json_lines, write_json
 from ..seeding import derive_seed
 from .result import EvalResult, Sample, TaskRow
@@ -66,16 +65,20 @@ async def evaluate(
     wanted = {(task.id, i): task for task in tasks for i in range(samples)}
     done = _resumed(folder, wanted, seed, resume) if folder else {}
     keep, tally = _Keeper(folder), _Tally(done.values(), len(wanted))
+    left = [key for key in wanted if key not in done]
 
-    def finished(task: Task, index: int, trajectory: Trajectory) -> None:
-        done[task.id, index] = Sample.of(trajectory)
-        keep.sample(task, index, trajectory)
+    def finished(number: int, trajectory: Trajectory) -> None:
+        key = left[number]
+        done[key] = Sample.of(trajectory)
+        keep.sample(wanted[key], key[1], trajectory)
         if progress:
             progress(tally.add(trajectory))
 
-    left = {key: task for key, task in wanted.items() if key not in done}
+    jobs = [
+        Job(wanted[key], derive_seed(seed, *key), derive_seed(seed, "env", key[0])) for key in left
+    ]
     try:
-        await _play(pool, agent, left, seed, limits, concurrency, finished)
+        await play(pool, agent, jobs, finished, limits=limits, concurrency=concurrency)
     finally:
         keep.close()
     result = EvalResult.of(
@@ -88,31 +91,6 @@ async def evaluate(
     if folder:
         write_json(folder / "result.json", result.to_dict())
     return result
-
-
-async def _play(
-    pool: EnvPool,
-    agent: Agent,
-    left: Mapping[Key, Task],
-    seed: int,
-    limits: RolloutLimits | None,
-    concurrency: int,
-    finished: Callable[[Task, int, Trajectory], None],
-) -> None:
-    queue = iter(left.items())
-
-    async def worker() -> None:
-        for (task_id, index), task in queue:
-            member, episode = derive_seed(seed, task_id, index), derive_seed(seed, "env", task_id)
-            async with pool.borrow() as env:
-                trajectory = await rollout(
-                    env, agent, task, seed=member, env_seed=episode, limits=limits
-                )
-            finished(task, index, trajectory)
-
-    async with asyncio.TaskGroup() as workers:
-        for _ in range(min(concurrency, len(left))):
-            workers.create_task(worker())
 
 
 def read_samples(folder: Path) -> Iterator[tuple[Task, int, Trajectory]]:

@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
 from ....envs.types import Completion
-from ..base import ContextOverflow, EngineError, SamplingParams, Tokenizer
+from ..base import ContextOverflow, Engine, EngineError, SamplingParams, Tokenizer
 from ..loading import load_model
 from .backend import Backend, Segment
 from .decoder import Decoder
@@ -40,7 +39,7 @@ class _Call:
     future: Future[Any] = field(default_factory=Future)
 
 
-class LocalEngine:
+class LocalEngine(Engine):
     """Runs a transformers causal language model in this process, on CPU or one GPU.
 
     Requests are batched continuously, keys and values of past requests are reused, and
@@ -178,17 +177,6 @@ class LocalEngine:
             resolve(job.future, EngineError(_CLOSED))
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     async def _submit(self, job: Request | _Call) -> Any:
         with self._wake:

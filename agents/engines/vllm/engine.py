@@ -22,11 +22,10 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ....envs.types import Completion, FinishReason
-from ..base import ContextOverflow, EngineError, SamplingParams, Tokenizer
+from ..base import ContextOverflow, Engine, EngineError, SamplingParams, Tokenizer
 from ..requests import RequestGate, StopStrings, token_budget
 from . import startup
 from .convert import extend, finish_reason, parameter_names, save, shared_memory, to_vllm
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class VllmEngine:
+class VllmEngine(Engine):
     """Serves a Hugging Face model with vLLM (0.11 or later; on a CPU 0.32 or later).
 
     Starting takes 20 to 60 seconds and blocks. It may be used from any event loop.
@@ -269,17 +268,6 @@ class VllmEngine:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 async def _cancel_all(tasks: Iterable[asyncio.Task[Any]] | None) -> None:
