@@ -2,96 +2,188 @@
 
 Queueing outside keeps a program's clock from running while it waits for a core: with a
 thousand calls in flight, wall-clock limits would otherwise measure the load and not the
-program. First come, first served, over any mix of threads and event loops.
+program. Over any mix of threads and event loops; clients that wait take turns, and within
+one client it is first come, first served.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
+
+from ..types import SandboxError
+
+
+class QueueFull(SandboxError):
+    """A client has as many callers waiting as it may have."""
+
+
+class _Waiter:
+    """One caller in the queue. `wake` says whether it can still be reached."""
+
+    __slots__ = ("client", "failure", "holds", "wake")
+
+    def __init__(self, client: str, wake: Callable[[], bool]) -> None:
+        self.client = client
+        self.wake = wake
+        self.holds = False
+        self.failure = ""
 
 
 class Gate:
-    """`places` holders at once; `acquire`/`aacquire` wait, `release` hands over."""
+    """`places` holders at once; `acquire`/`aacquire` wait, `release` hands over.
 
-    def __init__(self, places: int) -> None:
+    With `max_waiting` a client that has this many callers waiting is refused (QueueFull).
+    """
+
+    def __init__(self, places: int, *, max_waiting: int | None = None) -> None:
         self._free = places
+        self._places = places
+        self._max_waiting = max_waiting
         self._lock = threading.Lock()
-        self._queue: deque[Callable[[], bool]] = deque()
+        # Clients with callers in the queue, the one whose turn is next first.
+        self._queues: OrderedDict[str, OrderedDict[_Waiter, None]] = OrderedDict()
+        self._waiting = 0
+        self._failure = ""
 
-    def _enter_or_queue(self, wake: Callable[[], bool]) -> bool:
+    @property
+    def held(self) -> int:
+        """Places taken."""
+        return self._places - self._free
+
+    @property
+    def waiting(self) -> int:
+        """Callers in the queue."""
+        return self._waiting
+
+    def _enter_or_queue(self, client: str, wake: Callable[[], bool]) -> _Waiter | None:
+        """None for a place, else where the caller stands in the queue."""
         with self._lock:
+            if self._failure:
+                raise SandboxError(self._failure)
             if self._free > 0:
                 self._free -= 1
-                return True
-            self._queue.append(wake)
-            return False
+                return None
+            queued = len(self._queues.get(client, ()))
+            if self._max_waiting is not None and queued >= self._max_waiting:
+                raise QueueFull(
+                    f"client {client!r} has {queued} runs waiting, of at most "
+                    f"{self._max_waiting}; wait for some of them, or raise the limit"
+                )
+            waiter = _Waiter(client, wake)
+            self._queues.setdefault(client, OrderedDict())[waiter] = None
+            self._waiting += 1
+            return waiter
+
+    def _next(self) -> _Waiter:
+        """The first waiter of the client whose turn it is, which then stands last."""
+        client, queue = self._queues.popitem(last=False)
+        waiter, _ = queue.popitem(last=False)
+        self._waiting -= 1
+        if queue:
+            self._queues[client] = queue
+        return waiter
+
+    def _take_back(self, waiter: _Waiter) -> bool:
+        """Have `waiter` out of the queue; whether it held a place, which is now the caller's."""
+        with self._lock:
+            held, waiter.holds = waiter.holds, False
+            queue = self._queues.get(waiter.client, OrderedDict())
+            if waiter in queue:
+                del queue[waiter]
+                self._waiting -= 1
+                if not queue:
+                    del self._queues[waiter.client]
+            return held
 
     def release(self) -> None:
-        """Give the place to the longest waiter still there, or back."""
+        """Give the place to the next waiter still there, or back."""
         while True:
             with self._lock:
-                if self._free < 0 or not self._queue:
+                if self._free < 0 or not self._queues:
                     self._free += 1
                     return
-                wake = self._queue.popleft()
-            if wake():
+                waiter = self._next()
+                waiter.holds = True
+            if waiter.wake() or not self._take_back(waiter):
                 return
 
-    def acquire(self) -> None:
+    def resize(self, places: int) -> None:
+        """Have this many places from now on; holders over the number keep theirs."""
+        with self._lock:
+            more = places - self._places
+            self._places = places
+            if more < 0:
+                self._free += more
+        for _ in range(more):
+            self.release()
+
+    def fail(self, why: str, *, for_good: bool = False) -> None:
+        """Raise SandboxError in every waiting caller and, if `for_good`, in every later one."""
+        with self._lock:
+            if for_good:
+                self._failure = why
+            waiters = [self._next() for _ in range(self._waiting)]
+        for waiter in waiters:
+            waiter.failure = why
+            waiter.wake()
+
+    def acquire(self, client: str = "") -> None:
         """Wait for a place, blocking this thread.
 
         In a thread that runs an event loop it enters at once, over the limit if need be: the
         holders to wait for may need that loop to go on.
+
+        Raises:
+            QueueFull: `client` has `max_waiting` callers in the queue.
+            SandboxError: see `fail`.
         """
         if asyncio._get_running_loop() is not None:
             with self._lock:
+                if self._failure:
+                    raise SandboxError(self._failure)
                 self._free -= 1
             return
-        entered = threading.Event()
-        given_up = False
+        woken = threading.Event()
 
         def wake() -> bool:
-            entered.set()
-            return not given_up
+            woken.set()
+            return True
 
-        if self._enter_or_queue(wake):
+        waiter = self._enter_or_queue(client, wake)
+        if waiter is None:
             return
         try:
-            entered.wait()
+            woken.wait()
         except BaseException:  # Ctrl-C in the main thread
-            given_up = True
-            if entered.is_set():
+            if self._take_back(waiter):
                 self.release()
             raise
+        if waiter.failure:
+            raise SandboxError(waiter.failure)
 
-    async def aacquire(self) -> None:
-        """Wait for a place without blocking the loop; cancellable."""
+    async def aacquire(self, client: str = "") -> None:
+        """Wait for a place without blocking the loop; cancellable. Raises as `acquire`."""
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
 
-        def take() -> None:
-            if turn.cancelled():
-                self.release()  # the waiter gave up between the hand-over and now
-            else:
-                turn.set_result(None)
-
         def wake() -> bool:
-            if turn.cancelled():
-                return False
             try:
-                loop.call_soon_threadsafe(take)
+                loop.call_soon_threadsafe(lambda: turn.done() or turn.set_result(None))
             except RuntimeError:  # that loop was closed with the waiter in it
                 return False
             return True
 
-        if self._enter_or_queue(wake):
+        waiter = self._enter_or_queue(client, wake)
+        if waiter is None:
             return
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if self._take_back(waiter):
                 self.release()
             raise
+        if waiter.failure:
+            raise SandboxError(waiter.failure)
