@@ -169,9 +169,13 @@ class Gate:
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
 
+        def take() -> None:
+            if not turn.done():
+                turn.set_result(None)
+
         def wake() -> bool:
             try:
-                loop.call_soon_threadsafe(lambda: turn.done() or turn.set_result(None))
+                loop.call_soon_threadsafe(take)
             except RuntimeError:  # that loop was closed with the waiter in it
                 return False
             return True
