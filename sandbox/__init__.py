@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .base import Sandbox, Session
-from .types import Execution, Limits, SandboxError, Status
+from .types import Execution, Limits, SandboxError, Stats, Status
 
 if TYPE_CHECKING:
     from .local import LocalSandbox, shared_sandbox
@@ -17,6 +17,7 @@ __all__ = [
     "Sandbox",
     "SandboxError",
     "Session",
+    "Stats",
     "Status",
     "shared_sandbox",
 ]

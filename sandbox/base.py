@@ -69,6 +69,7 @@ class Session(_Closable):
     def run(self, code: str, *, wall_s: float | None = None, stdin: str | bytes = b"") -> Execution:
         """`arun`, blocking."""
 
+    @abstractmethod
     async def awrite_file(self, path: str, data: bytes) -> None:
         """Put a file into the working folder, replacing one; folders on the way are made.
 
@@ -78,9 +79,11 @@ class Session(_Closable):
             SandboxError: as for `arun`.
         """
 
+    @abstractmethod
     def write_file(self, path: str, data: bytes) -> None:
         """`awrite_file`, blocking."""
 
+    @abstractmethod
     async def aread_file(self, path: str, *, max_bytes: int | None = None) -> bytes:
         """The bytes of a regular file below the working folder; never follows a link.
 
@@ -91,8 +94,22 @@ class Session(_Closable):
             SandboxError: as for `arun`.
         """
 
+    @abstractmethod
     def read_file(self, path: str, *, max_bytes: int | None = None) -> bytes:
         """`aread_file`, blocking."""
+
+    @abstractmethod
+    async def alist_files(self) -> list[str]:
+        """Paths of the regular files below the working folder, relative to it, sorted.
+
+        Raises:
+            OSError: there are more of them than a session should have.
+            SandboxError: as for `arun`.
+        """
+
+    @abstractmethod
+    def list_files(self) -> list[str]:
+        """`alist_files`, blocking."""
 
     @abstractmethod
     async def afork(self) -> Session:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -68,6 +69,32 @@ class Execution:
     @property
     def ok(self) -> bool:
         return self.status is Status.OK
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a sandbox has done so far.
+
+    Attributes:
+        opened, forked: sessions made by `open` and by `fork`.
+        open: sessions not closed yet.
+        calls: executions returned.
+        queue_s, run_s: seconds that these waited for their turn, and ran.
+        by_status: executions by `Status`.
+        kills: interpreters killed, by cause: wall, cpu, output, memory, protocol, interrupted
+            (a call that was cancelled).
+        lost: sessions lost with their sandbox (`SandboxError`).
+    """
+
+    opened: int = 0
+    forked: int = 0
+    open: int = 0
+    calls: int = 0
+    queue_s: float = 0.0
+    run_s: float = 0.0
+    by_status: Mapping[Status, int] = field(default_factory=dict)
+    kills: Mapping[str, int] = field(default_factory=dict)
+    lost: int = 0
 
 
 class SandboxError(RuntimeError):

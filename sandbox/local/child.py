@@ -19,6 +19,7 @@ import types
 from typing import Any, NoReturn
 
 from . import kernel, wire
+from .stdin import Input
 
 CONTROL = 3  # the session's socket
 EXIT_SETUP, EXIT_PROTOCOL = 70, 71
@@ -35,9 +36,9 @@ _streams: list[io.TextIOWrapper] = []
 def prepare_streams() -> None:
     """Make `sys.stdout` and `sys.stderr` plain, line-buffered and impossible to fail on text.
 
-    Done once in the server: descriptors 1 and 2 are put in place after each fork.
+    Done once in the server: descriptors 1 and 2 are put in place after each fork, and
+    `sys.stdin` before each cell.
     """
-    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8")
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         raw = io.FileIO(descriptor, "w", closefd=False)
         stream = io.TextIOWrapper(
@@ -94,11 +95,14 @@ def _execute(source: str, name: str, namespace: dict[str, Any]) -> Any:
     return _eval(_compile(_Expression(last.value), name, "eval"), namespace)
 
 
-def _run(cell: int, source: str, namespace: dict[str, Any], cut: int) -> dict[str, Any]:
+def _run(
+    cell: int, source: str, stdin: Input, namespace: dict[str, Any], cut: int
+) -> dict[str, Any]:
     name = f"<cell {cell}>"
     linecache.cache[name] = (len(source), None, [f"{line}\n" for line in source.splitlines()], name)
     answer: dict[str, Any] = {"id": cell, "value": None, "error": None}
     try:
+        stdin.put_in_place()
         value = _execute(source, name, namespace)
         if value is not None:
             answer["value"] = _cut(_repr(value), cut)
@@ -141,7 +145,7 @@ def _copy_session() -> dict[str, Any]:
     state = sys.modules["random"].getstate() if "random" in sys.modules else None
     here = os.getcwd()  # noqa: PTH109
     if os.fork():
-        return {"id": 0, "error": None}
+        return {"id": 0, "error": None, "cpu": _cpu()}
     if os.fork():
         while True:  # the middle process; the server ends it
             time.sleep(1000)
@@ -176,6 +180,7 @@ def serve(output_bytes: int) -> NoReturn:
     """Answer calls until the host hangs up. Anything unexpected ends the process."""
     namespace = _fresh_namespace()
     assembler = wire.Assembler()
+    stdin = Input(os.getcwd())  # noqa: PTH109
     try:
         _write(CONTROL, wire.READY)
         while True:
@@ -186,10 +191,13 @@ def serve(output_bytes: int) -> NoReturn:
                 answer = _copy_session_or_why()
                 _answer(answer) if answer else _write(CONTROL, wire.READY)
                 continue
+            if packet[:1] == wire.INPUT:
+                stdin.take(packet[1:])
+                continue
             message = assembler.feed(packet)
             if message is None:
                 continue
-            _answer(_run(message["id"], message["code"], namespace, output_bytes))
+            _answer(_run(message["id"], message["code"], stdin, namespace, output_bytes))
     except BaseException:  # noqa: BLE001 - a cell broke the runner
         pass
     _exit(EXIT_PROTOCOL)

@@ -15,21 +15,19 @@ import sys
 import tempfile
 import threading
 import weakref
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from ..base import Sandbox, Session
-from ..types import Limits, SandboxError
+from ..types import Limits, SandboxError, Stats
+from .config import PRELOAD, Config
+from .counters import Counters
 from .gate import Gate
 from .process import START_S, Process
 from .session import LocalSession
 from .waiting import adrive, drive
 
-PRELOAD = (
-    *("math", "cmath", "fractions", "decimal", "itertools", "functools", "collections", "re"),
-    *("statistics", "random", "numpy", "sympy"),
-)
-LAYERS = ("user", "pid", "net", "fs", "uid", "landlock", "seccomp", "fork")
 # Only names of this folder are importable in the server, as a package with another name.
 _BOOT = """
 import sys, types
@@ -123,27 +121,29 @@ class LocalSandbox(Sandbox):
         require: tuple[str, ...] = (),
         max_running: int | None = None,
     ) -> None:
-        for layer in require:
-            if layer not in LAYERS:
-                raise ValueError(f"unknown layer {layer!r}; layers are {', '.join(LAYERS)}")
-        if max_running is not None and max_running < 1:
-            raise ValueError(f"max_running must be at least 1 (or None), got {max_running}")
-        self._arguments = (tuple(preload), limits or Limits(), tuple(require), max_running)
-        self._preload, self._limits, self._require, _ = self._arguments
+        self.config = Config(tuple(preload), limits or Limits(), tuple(require), max_running)
         self.gate = Gate(max_running or 2 * len(os.sched_getaffinity(0)))
+        self.counters = Counters()
         self._lock = threading.Lock()
         self._server: _Server | None = None
         self._sids = itertools.count(1)
         self._closed = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, self._arguments
+        return _rebuild, (self.config,)
 
-    async def aopen(self, limits: Limits | None = None, *, seed: int = 0) -> Session:
-        return await adrive(LocalSession(self, limits or self._limits, seed).start())
+    async def aopen(
+        self, limits: Limits | None = None, *, seed: int = 0, rollback: bool = False
+    ) -> Session:
+        return await adrive(self._new(limits, seed, rollback).start())
 
-    def open(self, limits: Limits | None = None, *, seed: int = 0) -> Session:
-        return drive(LocalSession(self, limits or self._limits, seed).start())
+    def open(
+        self, limits: Limits | None = None, *, seed: int = 0, rollback: bool = False
+    ) -> Session:
+        return drive(self._new(limits, seed, rollback).start())
+
+    def _new(self, limits: Limits | None, seed: int, rollback: bool) -> LocalSession:
+        return LocalSession(self, limits or self.config.limits, seed, rollback=rollback)
 
     def close(self) -> None:
         self._closed = True
@@ -182,13 +182,18 @@ class LocalSandbox(Sandbox):
             return "seccomp" if "landlock" in missing else "landlock"
         return "native"
 
+    def stats(self) -> Stats:
+        """What was done so far, in this process."""
+        return self.counters.stats()
+
     def _running(self) -> _Server:
         with self._lock:
             if self._closed:
                 raise SandboxError("the sandbox was closed")
             server = self._server
             if server is None or server.owner != os.getpid() or not server.alive():
-                config = {"preload": self._preload, "require": self._require, "site": sys.path}
+                own = self.config
+                config = {"preload": own.preload, "require": own.require, "site": sys.path}
                 server = self._server = _Server(config)
             return server
 
@@ -206,10 +211,8 @@ class LocalSandbox(Sandbox):
         return error
 
 
-def _rebuild(
-    preload: tuple[str, ...], limits: Limits, require: tuple[str, ...], max_running: int | None
-) -> LocalSandbox:
-    return LocalSandbox(preload, limits=limits, require=require, max_running=max_running)
+def _rebuild(config: Config) -> LocalSandbox:
+    return LocalSandbox(**{one.name: getattr(config, one.name) for one in fields(config)})
 
 
 _shared: weakref.ref[LocalSandbox] | None = None

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -67,9 +67,11 @@ class Process:
         for end in self._ends:
             end.setblocking(False)
 
-    def command(self, message: dict[str, Any], *, handles: bool = False) -> Conversation[None]:
-        """Send a command to the fork server, with the session's far ends if `handles`."""
-        descriptors = [end.fileno() for end in self._remote] if handles else []
+    def command(
+        self, message: dict[str, Any], ends: Sequence[socket.socket] = ()
+    ) -> Conversation[None]:
+        """Send a command to the fork server, which gets `ends` for its own."""
+        descriptors = [end.fileno() for end in ends]
         data = json.dumps(message).encode()
         while True:
             try:
@@ -80,9 +82,8 @@ class Process:
                 if error.errno not in (errno.EAGAIN, errno.ETOOMANYREFS):
                     raise SandboxError(f"the fork server is gone: {error}") from error
             yield Wait((), time.monotonic() + 0.005)
-        if handles:
-            for end in self._remote:
-                end.close()
+        for end in ends:
+            end.close()
 
     def launch(self, seed: int) -> Conversation[None]:
         """Have the server make the process, and wait until it is ready."""
@@ -94,7 +95,7 @@ class Process:
         self.cpu_limit = self.limits.cpu_s + self._slack()
         limits = asdict(self.limits) | {"cpu_s": self.cpu_limit}
         message = {**op, "sid": self.sid, "limits": limits}
-        yield from self.command(message, handles=True)
+        yield from self.command(message, self._remote)
 
     def await_ready(self, wait_s: float) -> Conversation[None]:
         """Wait for the process' first word; SandboxError if it does not come."""
@@ -160,6 +161,37 @@ class Process:
         if self.gone and self.exit is None:
             raise SandboxError("the fork server died during a call")
         return reply
+
+    def open_file(self, do: str, parts: Sequence[str], until: float) -> Conversation[int]:
+        """A descriptor on a file of the working folder, or on a list of them; see `workfiles`.
+
+        Raises:
+            ProcessLookupError: there is no such process any more.
+            OSError: it cannot be opened.
+            SandboxError: the server does not answer by `until` (monotonic seconds).
+        """
+        own, far = _pair(socket.SOCK_SEQPACKET)
+        with own, far:
+            own.setblocking(False)
+            request = {"op": "files", "sid": self.sid, "do": do, "parts": parts}
+            yield from self.command(request, [far])
+            while True:
+                try:
+                    data, handles, _, _ = socket.recv_fds(own, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= until:
+                        raise SandboxError("the fork server does not answer") from None
+                yield Wait([own.fileno()], until)
+        if handles:
+            return handles[0]
+        if not data:
+            raise SandboxError("the fork server is gone")
+        refused = wire.parse(data)
+        number = refused["errno"]
+        if do == "read" and number in (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO):
+            number = errno.ENOENT
+        raise OSError(number, refused["why"], "/".join(parts))
 
     def stop(self) -> None:
         """Keep the process from running between calls. Does nothing where that is refused."""

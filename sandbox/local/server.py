@@ -8,6 +8,7 @@ or whose CPU clock ran out, and is the only one to say how a session ended.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gc
 import itertools
@@ -21,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from . import child, kernel, wire
+from . import child, kernel, wire, workfiles
 from .copies import Copies, Copy, Family
 from .isolation import Walls
 from .notify import receive
@@ -114,6 +115,8 @@ class Server:
                 self._open(message, handles)
             elif message["op"] == "fork":
                 self._fork(message, handles)
+            elif message["op"] == "files":
+                self._files(message, socket.socket(fileno=handles[0]))
             elif message["op"] == "cpu":
                 for live in self._by_pid.values():
                     if live.sid == message["sid"]:
@@ -171,6 +174,14 @@ class Server:
                 continue
             live.family = self._families[handles[0]] = Family(handles[0], live.tasks, {live.pid})
             self._epoll.register(handles[0], select.EPOLLIN)
+
+    def _files(self, message: dict[str, Any], reply: socket.socket) -> None:
+        """The host wants to read, write or list a session's files."""
+        live = next((one for one in self._by_pid.values() if one.sid == message["sid"]), None)
+        if live is None:
+            workfiles.refuse(reply, errno.ESRCH, "the session is gone")
+        else:
+            workfiles.answer(message, live.pid, self._walls.scratch, reply)
 
     def _leave_family(self, live: Live) -> None:
         self._abandon(live.pid, "the session ended while it was being copied")

@@ -1,59 +1,87 @@
-"""`LocalSession`: a `Session` whose interpreter is a forked, locked-in process."""
+"""`LocalSession`: a `Session` whose interpreter is a forked, locked-in process.
+
+What a method does is written once, as a conversation; the two twins only wait differently.
+"""
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import itertools
 import os
-import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..base import Session
-from ..types import Execution, Limits, SandboxError, Status
-from . import wire
+from ..paths import plain_path
+from ..types import Execution, Limits, SandboxError
+from . import transfer, wire
 from .process import Process, Reply
-from .waiting import Conversation, adrive, drive
+from .verdict import Ending, ending, judge, number, text
+from .waiting import Conversation, Wait, adrive, drive
 
 if TYPE_CHECKING:
     from .client import LocalSandbox
 
 GRACE_S = 5.0  # that the server has the first word on a copy that takes too long
+SAVE_S = 1.0  # that saving the state before a call may take, however short the call's own clock
+FILES_S = 15.0  # opening a file takes microseconds
+
+
+class NotCopiedError(SandboxError):
+    """A session did not copy itself. `reply` is how it answered; it may have died over it."""
+
+    def __init__(self, why: str, reply: Reply) -> None:
+        super().__init__(f"the session could not be copied: {why}")
+        self.reply = reply
 
 
 class LocalSession(Session):
     """Made by `LocalSandbox.open` and `fork`. One call at a time."""
 
     def __init__(
-        self, sandbox: LocalSandbox, limits: Limits, seed: int, process: Process | None = None
+        self, sandbox: LocalSandbox, limits: Limits, seed: int, *, rollback: bool = False
     ) -> None:
         self._sandbox = sandbox
         self._limits = limits
         self._seed = seed
-        self._process = process
+        self._rollback = rollback
+        self._process: Process | None = None
+        self._calls = 0
         self._lost = ""
         self._ended = ""
+        self._notice = ""  # what the next call says of those before it
         self._busy = False
+        self._counted = False
 
-    async def arun(self, code: str, *, wall_s: float | None = None) -> Execution:
-        wall_s = _clock(self._limits.wall_s if wall_s is None else wall_s)
-        gate = self._sandbox.gate
-        await gate.aacquire()
-        try:
-            return await adrive(self._call(code, wall_s))
-        finally:
-            gate.release()
+    async def arun(
+        self, code: str, *, wall_s: float | None = None, stdin: str | bytes = b""
+    ) -> Execution:
+        return await adrive(self._run(code, wall_s, stdin))
 
-    def run(self, code: str, *, wall_s: float | None = None) -> Execution:
-        wall_s = _clock(self._limits.wall_s if wall_s is None else wall_s)
-        gate = self._sandbox.gate
-        gate.acquire()
-        try:
-            return drive(self._call(code, wall_s))
-        finally:
-            gate.release()
+    def run(self, code: str, *, wall_s: float | None = None, stdin: str | bytes = b"") -> Execution:
+        return drive(self._run(code, wall_s, stdin))
 
-    def start(self) -> Conversation[LocalSession]:
-        """Have the first interpreter made; the session itself."""
-        yield from self._fresh()
-        return self
+    async def awrite_file(self, path: str, data: bytes) -> None:
+        await adrive(self._write_file(path, data))
+
+    def write_file(self, path: str, data: bytes) -> None:
+        drive(self._write_file(path, data))
+
+    async def aread_file(self, path: str, *, max_bytes: int | None = None) -> bytes:
+        return await adrive(self._read_file(path, max_bytes))
+
+    def read_file(self, path: str, *, max_bytes: int | None = None) -> bytes:
+        return drive(self._read_file(path, max_bytes))
+
+    async def alist_files(self) -> list[str]:
+        return await adrive(self._list_files())
+
+    def list_files(self) -> list[str]:
+        return drive(self._list_files())
 
     async def afork(self) -> Session:
         return await adrive(self._fork())
@@ -63,18 +91,48 @@ class LocalSession(Session):
 
     def close(self) -> None:
         self._lost = self._lost or "the session was closed"
-        if self._process is not None:
-            self._process.close()
-            self._process = None
+        self._go_on_with(None)
+        if self._counted:
+            self._counted = False
+            self._sandbox.counters.count("closed")
 
     def __del__(self) -> None:
-        if hasattr(self, "_process"):
+        if hasattr(self, "_counted"):
             self.close()
+
+    def start(self) -> Conversation[LocalSession]:
+        """Have the first interpreter made; the session itself."""
+        yield from self._fresh()
+        if self._rollback and "fork" in self._sandbox.missing:
+            self.close()
+            why = self._sandbox.missing["fork"]
+            raise SandboxError(f"rollback needs sessions that fork; here they cannot: {why}")
+        self._count("opened")
+        return self
+
+    def _count(self, what: str) -> None:
+        self._counted = True
+        self._sandbox.counters.count(what)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """For the time of one call."""
+        if self._lost:
+            raise SandboxError(self._lost)
+        if self._busy:
+            raise RuntimeError("the session is running another call; open or fork one for each")
+        if self._process is not None and self._process.owner != os.getpid():
+            raise SandboxError("the session belongs to the process that this one was forked from")
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
 
     def _fresh(self) -> Conversation[Process]:
         process = self._sandbox.new_process(self._limits)
         try:
-            yield from process.launch(self._seed)
+            yield from process.launch(_seed(self._seed, self._calls))
         except SandboxError as error:
             process.close()
             raise self._sandbox.explain(error) from error.__cause__
@@ -84,120 +142,181 @@ class LocalSession(Session):
         self._process = process
         return process
 
-    def _usable(self) -> None:
-        if self._lost:
-            raise SandboxError(self._lost)
-        if self._busy:
-            raise RuntimeError("the session is running another call; open or fork one for each")
-        if self._process is not None and self._process.owner != os.getpid():
-            raise SandboxError("the session belongs to the process that this one was forked from")
+    def _still(self) -> Process | None:
+        """The interpreter, unless it has ended."""
+        if self._process is not None and self._process.died():
+            self._ended = ending(Reply(), self._process).phrase + " between two calls"
+            self._go_on_with(None)
+        return self._process
+
+    def _living(self) -> Conversation[Process]:
+        """The interpreter, or a fresh one where the last has ended; the next call says so."""
+        process = self._still()
+        if process is not None:
+            return process
+        process = yield from self._fresh()
+        self._notice = f"[sandbox] a fresh interpreter: the last one {self._ended}\n"
+        return process
+
+    def _go_on_with(self, process: Process | None) -> None:
+        """Let the interpreter go; `process`, or a fresh one at the next call, comes after it."""
+        if self._process is not None:
+            self._process.close()
+        self._process = process
+
+    def _lose(self, error: SandboxError) -> None:
+        if not self._lost:
+            self._lost = f"the sandbox was lost: {error}"
+            self._sandbox.counters.count("lost")
+        self._go_on_with(None)
+
+    def _run(self, code: str, wall_s: float | None, stdin: str | bytes) -> Conversation[Execution]:
+        wall_s = _clock(self._limits.wall_s if wall_s is None else wall_s)
+        data = _input(stdin)
+        asked = time.monotonic()
+        yield self._sandbox.gate
+        try:
+            queue_s = time.monotonic() - asked
+            with self._alone():
+                execution = yield from self._call(code, wall_s, data)
+        finally:
+            self._sandbox.gate.release()
+        execution = replace(execution, queue_s=queue_s)
+        self._sandbox.counters.returned(execution)
+        return execution
+
+    def _call(self, code: str, wall_s: float, stdin: bytes) -> Conversation[Execution]:
+        saved: Process | None = None
+        try:
+            process = yield from self._living()
+            if self._rollback:
+                try:
+                    saved = yield from self._copy(process, max(SAVE_S, wall_s))
+                except NotCopiedError as error:
+                    self._notice += f"[sandbox] no going back to before this call: {error}\n"
+                    if process.gone:
+                        return self._conclude(process, error.reply, None)
+            yield from process.renew_cpu()
+            process.calls += 1
+            self._calls += 1
+            call = wire.packets({"id": process.calls, "code": code})
+            request = itertools.chain(wire.input_packets(stdin), call)
+            reply = yield from process.exchange(request, process.calls, wall_s)
+        except SandboxError as error:
+            self._lose(error)
+            if saved is not None:
+                saved.close()
+            raise
+        except BaseException:  # the interpreter is in an unknown state
+            self._ended = "was in a call that was interrupted"
+            self._sandbox.counters.killed("interrupted")
+            self._go_on_with(saved)
+            if saved is not None:
+                self._notice = "[sandbox] an interrupted call was undone\n"
+            raise
+        return self._conclude(process, reply, saved)
+
+    def _conclude(self, process: Process, reply: Reply, saved: Process | None) -> Execution:
+        """The verdict; after the end of the interpreter `saved` stands in for it."""
+        ended: Ending | None = None
+        notice, self._notice = self._notice, ""
+        if process.gone or reply.killed:
+            ended = ending(reply, process)
+            self._ended = ended.phrase
+            self._go_on_with(saved)
+            notice += f"[sandbox] the interpreter {ended.phrase}\n"
+            if saved is not None:
+                notice += "[sandbox] the session goes on from the state before this call\n"
+            if ended.cause:
+                self._sandbox.counters.killed(ended.cause)
+        elif saved is not None:
+            saved.close()
+        return judge(process, reply, ended, notice)
 
     def _fork(self) -> Conversation[Session]:
-        self._usable()
-        self._busy = True
-        try:
-            process = self._process
-            if process is None:  # nothing to copy: the next call of either starts afresh
-                copy = LocalSession(self._sandbox, self._limits, self._seed)
-                copy._ended = self._ended
-                return copy
-            twin = yield from self._copy(process)
-            return LocalSession(self._sandbox, self._limits, self._seed, twin)
-        finally:
-            self._busy = False
+        with self._alone():
+            twin: Process | None = None
+            try:
+                process = self._still()
+                if process is not None:
+                    twin = yield from self._copy(process, wire.FORK_S)
+            except NotCopiedError as error:
+                if process is not None and process.gone:
+                    self._ended = ending(error.reply, process).phrase
+                    self._go_on_with(None)
+                raise
+            except SandboxError as error:
+                self._lose(error)
+                raise
+            except BaseException:
+                self._ended = "was in a fork that was interrupted"
+                self._go_on_with(None)
+                raise
+            copy = LocalSession(self._sandbox, self._limits, self._seed, rollback=self._rollback)
+            # Without a twin there was nothing to copy: the next call of either starts afresh.
+            copy._process = twin
+            copy._calls, copy._ended, copy._notice = self._calls, self._ended, self._notice
+            copy._count("forked")
+            return copy
 
-    def _copy(self, process: Process) -> Conversation[Process]:
-        """Announce the copy to the server, ask the interpreter to fork, await the twin."""
+    def _copy(self, process: Process, wait_s: float) -> Conversation[Process]:
+        """Announce the copy to the server, ask the interpreter to fork, await the twin.
+
+        Raises:
+            NotCopiedError: it did not, within `wait_s` for each of its two steps.
+        """
+        wait_s = min(wait_s, wire.FORK_S)
         twin = self._sandbox.new_process(self._limits)
         try:
             yield from twin.announce({"op": "fork", "of": process.sid})
-            reply = yield from process.exchange([wire.FORK], 0, wire.FORK_S)
-            if reply.answer is None or reply.answer.get("error"):
-                raise SandboxError(f"the session could not be copied: {_refusal(reply)}")
-            yield from twin.await_ready(wire.FORK_S + GRACE_S)
-            twin.stop()
-        except SandboxError as error:
-            twin.close()
-            if process.gone:
-                self._abandon(error)
-            raise
+            reply = yield from process.exchange([wire.FORK], 0, wait_s)
+            answer = reply.answer
+            if answer is None or answer.get("error"):
+                why = f"it did not answer within {wait_s:g} s" if reply.killed else "it ended"
+                why = why if answer is None else text(str(answer["error"]))[:1000]
+                raise NotCopiedError(why, reply)
+            try:
+                yield from twin.await_ready(wait_s + (GRACE_S if wait_s == wire.FORK_S else 0))
+            except SandboxError as error:
+                raise NotCopiedError(str(error), reply) from error
         except BaseException:
             twin.close()
-            self._abandon(None)
             raise
+        process.cpu_used = max(process.cpu_used, number(answer.get("cpu")))
+        twin.calls = process.calls
+        twin.stop()
         return twin
 
-    def _call(self, code: str, wall_s: float) -> Conversation[Execution]:
-        self._usable()
-        self._busy = True
-        process, notice = self._process, ""
-        try:
-            if process is not None and process.died():
-                self._ended = _ending(Reply(), process)[1] + " between two calls"
-                process.close()
-                process = self._process = None
-            if process is None:
-                process = yield from self._fresh()
-                notice = f"[sandbox] a fresh interpreter: the last one {self._ended}\n"
-            yield from process.renew_cpu()
-            process.calls += 1
-            request = wire.packets({"id": process.calls, "code": code})
-            reply = yield from process.exchange(request, process.calls, wall_s)
-        except SandboxError as error:
-            self._abandon(error)
-            raise
-        except BaseException:
-            self._abandon(None)
-            raise
-        finally:
-            self._busy = False
-        return self._judge(process, reply, notice)
+    def _write_file(self, path: str, data: bytes) -> Conversation[None]:
+        parts = plain_path(path)
+        if len(data) > self._limits.file_bytes:
+            why = f"{len(data)} bytes, where a file may have {self._limits.file_bytes}"
+            raise OSError(errno.EFBIG, why, path)
+        transfer.write((yield from self._opened("write", parts)), data, path)
 
-    def _abandon(self, error: SandboxError | None) -> None:
-        """A call that did not come back leaves an interpreter in an unknown state."""
-        self._ended = "was in a call that was interrupted"
-        if error is not None:
-            self._lost = self._lost or f"the sandbox was lost: {error}"
-        if self._process is not None:
-            self._process.close()
-            self._process = None
+    def _read_file(self, path: str, max_bytes: int | None) -> Conversation[bytes]:
+        parts = plain_path(path)
+        limit = self._limits.file_bytes if max_bytes is None else max_bytes
+        return transfer.read((yield from self._opened("read", parts)), limit, path)
 
-    def _judge(self, process: Process, reply: Reply, notice: str) -> Execution:
-        """The verdict, from how the process ended as seen by host and server."""
-        answer = reply.answer or {}
-        used = _number(answer.get("cpu"))
-        if process.gone or reply.killed:
-            status, why = _ending(reply, process)
-            self._ended = why
-            notice += f"[sandbox] the interpreter {why}\n"
-            used = max(used, _number((process.exit or {}).get("cpu")))
-            process.close()
-            self._process = None
-        else:
-            failed = answer.get("error")
-            status = Status.ERROR if failed else Status.OK
-            status = Status.MEMORY if failed == "MemoryError" else status
-        cpu, process.cpu_used = max(0.0, used - process.cpu_used), used
-        limit = process.limits.output_bytes
-        half = limit // 2
-        out, cut_out = _keep(reply.out, max(half, limit - len(reply.err)))
-        err, cut_err = _keep(reply.err, max(half, limit - len(reply.out)))
-        value = answer.get("value")
-        return Execution(
-            stdout=out,
-            stderr=err + notice if not err or err.endswith("\n") else f"{err}\n{notice}".rstrip(),
-            value=_text(value[: 2 * limit]) if isinstance(value, str) else None,
-            status=status,
-            duration_s=reply.seconds,
-            cpu_s=cpu,
-            truncated=cut_out or cut_err,
-        )
+    def _list_files(self) -> Conversation[list[str]]:
+        handle = yield from self._opened("list", [])
+        return transfer.names(handle)
 
-
-def _refusal(reply: Reply) -> str:
-    if reply.answer is not None:
-        return _text(str(reply.answer.get("error")))
-    return f"it did not answer within {wire.FORK_S:g} s" if reply.killed else "it ended"
+    def _opened(self, do: str, parts: list[str]) -> Conversation[int]:
+        """A descriptor from the server; see `workfiles`."""
+        with self._alone():
+            until = time.monotonic() + FILES_S
+            try:
+                while True:
+                    process = yield from self._living()
+                    try:
+                        return (yield from process.open_file(do, parts, until))
+                    except ProcessLookupError:  # it is dying; soon it is known to have died
+                        yield Wait((), time.monotonic() + 0.01)
+            except SandboxError as error:
+                self._lose(error)
+                raise
 
 
 def _clock(wall_s: float) -> float:
@@ -206,40 +325,16 @@ def _clock(wall_s: float) -> float:
     return wall_s
 
 
-def _text(text: str) -> str:
-    """Text that can be encoded: a lone surrogate, which JSON can carry, becomes '?'."""
-    return text.encode("utf-8", "replace").decode()
+def _input(stdin: str | bytes) -> bytes:
+    if isinstance(stdin, str):
+        stdin = stdin.encode("utf-8", "surrogateescape")
+    if len(stdin) > wire.MAX_INPUT:
+        raise ValueError(f"stdin has {len(stdin)} bytes; at most {wire.MAX_INPUT} are taken")
+    return stdin
 
 
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) and 0 <= value < 1e9 else 0.0
-
-
-def _keep(data: bytearray, limit: int) -> tuple[str, bool]:
-    """Head and tail of raw output as text, and whether anything was cut."""
-    if len(data) <= limit:
-        return data.decode("utf-8", "replace"), False
-    head, tail = data[: limit // 2], data[-(limit // 2) :]
-    mark = f"\n... [{len(data) - len(head) - len(tail)} bytes cut] ...\n"
-    return head.decode("utf-8", "replace") + mark + tail.decode("utf-8", "replace"), True
-
-
-def _ending(reply: Reply, process: Process) -> tuple[Status, str]:
-    """Status and a phrase for a process that is no more."""
-    end, limits = process.exit or {}, process.limits
-    if reply.killed == "output":
-        return Status.OUTPUT, f"was killed after writing {limits.output_kill_bytes} bytes"
-    if reply.killed == "timeout":
-        return Status.TIMEOUT, "was killed at the wall-clock limit"
-    if end.get("reason") == "cpu":
-        return Status.TIMEOUT, f"was killed at its CPU limit of {limits.cpu_s:g} s"
-    if reply.killed:
-        return Status.CRASHED, "was killed because it broke the protocol"
-    code = end.get("status")
-    if not isinstance(code, int):
-        return Status.CRASHED, "ended"
-    if code >= 0:
-        return Status.CRASHED, f"exited with code {code}"
-    if -code == signal.SIGKILL and _number(end.get("rss")) > 0.9 * limits.memory_bytes:
-        return Status.MEMORY, "was killed for its memory"
-    return Status.CRASHED, f"was killed by signal {signal.Signals(-code).name}"
+def _seed(seed: int, calls: int) -> int:
+    """The first interpreter's seed is the session's own; each after it has another."""
+    if calls == 0 and 0 <= seed < 1 << 64:
+        return seed
+    return int.from_bytes(hashlib.blake2b(f"{seed} {calls}".encode(), digest_size=8).digest())

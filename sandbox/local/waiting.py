@@ -1,8 +1,9 @@
 """One protocol, two ways to wait.
 
 A conversation with a session is written once, as a generator that yields a `Wait` whenever it
-needs the kernel. `drive` runs it blocking with poll(2), `adrive` runs it on whatever asyncio
-loop is current, with no thread and no state bound to a loop.
+needs the kernel, and a `Gate` when it wants to enter there. `drive` runs it blocking with
+poll(2), `adrive` runs it on whatever asyncio loop is current, with no thread and no state bound
+to a loop.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+
+from .gate import Gate
 
 T = TypeVar("T")
 
@@ -26,7 +29,7 @@ class Wait:
     write: Sequence[int] = ()
 
 
-Conversation = Generator[Wait, None, T]
+Conversation = Generator[Wait | Gate, None, T]
 
 
 def drive(conversation: Conversation[T]) -> T:
@@ -34,6 +37,9 @@ def drive(conversation: Conversation[T]) -> T:
     try:
         while True:
             wait = next(conversation)
+            if isinstance(wait, Gate):
+                wait.acquire()
+                continue
             poller = select.poll()
             for descriptor in wait.read:
                 poller.register(descriptor, select.POLLIN)
@@ -52,7 +58,8 @@ async def adrive(conversation: Conversation[T]) -> T:
     """Run a conversation to its end; cancelling it closes the generator."""
     try:
         while True:
-            await _ready(next(conversation))
+            wait = next(conversation)
+            await (wait.aacquire() if isinstance(wait, Gate) else _ready(wait))
     except StopIteration as stop:
         value: T = stop.value
         return value

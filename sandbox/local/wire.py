@@ -17,10 +17,12 @@ _dumps, _loads = json.dumps, json.loads
 
 CHUNK = 32 << 10
 FORK_S = 30.0  # a copy takes milliseconds
+MAX_INPUT = 32 << 20
 MAX_FRAME = 64 << 20  # a cell of source, or an echoed value; far above any sane use
 
 MORE = b"+"  # a frame goes on in the next packet
 LAST = b"."  # the last (or only) packet of a frame
+INPUT = b"<"  # raw bytes of the standard input of the call that follows
 READY = b"R"  # the session is set up and waits for its first call
 PROCESS = b"P"  # from the server, with a process descriptor: the session is one of its own
 FORK = b"F"  # the session shall copy itself
@@ -39,6 +41,12 @@ def packets(message: dict[str, Any]) -> Iterator[bytes]:
     for start in range(0, len(data), CHUNK):
         kind = LAST if start + CHUNK >= len(data) else MORE
         yield kind + data[start : start + CHUNK]
+
+
+def input_packets(data: bytes) -> Iterator[bytes]:
+    """Cut a call's standard input into packets; they go before the call's frame."""
+    for start in range(0, len(data), CHUNK):
+        yield INPUT + data[start : start + CHUNK]
 
 
 def parse(data: bytes | bytearray) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from palestra.sandbox import Limits, LocalSandbox, SandboxError, shared_sandbox
-from palestra.sandbox.local.client import LAYERS
+from palestra.sandbox.local.config import LAYERS
 
 
 def _gone(pid, within=10.0):
@@ -113,7 +113,7 @@ def test_a_copy_by_pickle_is_its_configuration(small):
         with pickle.loads(pickle.dumps(original)) as copy, copy.open() as session:
             assert session.run("1").value == "1"
             assert copy.server_pid != original.server_pid
-            assert copy._limits == limits
+            assert copy.config == original.config
 
 
 def test_a_forked_host_gets_a_server_of_its_own(small):

@@ -1,0 +1,82 @@
+"""Standard input of a cell, inside its session: an unnamed file of the working folder.
+
+A file and not a pipe: nobody has to feed it while the program runs, it can be sought in, and a
+copy of the session gets its own. Like `child` this runs beside code that may replace a module's
+functions, hence the names bound at import.
+"""
+
+# Paths here are plain strings: most go straight into system calls.
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+
+_open, _close, _dup2, _write = os.open, os.close, os.dup2, os.write
+_lseek, _unlink = os.lseek, os.unlink
+_FileIO, _BufferedReader, _TextIOWrapper = io.FileIO, io.BufferedReader, io.TextIOWrapper
+_NEW = os.O_RDWR | os.O_CLOEXEC
+
+
+class Input:
+    """Collects the bytes of the next cell's input and puts them in place of descriptor 0."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._file = -1
+        self._failed: OSError | None = None
+
+    def take(self, data: bytes) -> None:
+        """More bytes; the first failure is kept for `put_in_place`."""
+        try:
+            if self._file < 0 and self._failed is None:
+                self._file = _unnamed_file(self._folder)
+            while data and self._failed is None:
+                data = data[_write(self._file, data) :]
+        except OSError as error:  # no space, or no descriptor left
+            self._failed = error
+
+    def put_in_place(self) -> None:
+        """Make what was taken, or nothing, the standard input, under a new `sys.stdin`.
+
+        Raises:
+            OSError: the session has no space, or no descriptor, for its input.
+        """
+        taken, failed = self._file, self._failed
+        self._file, self._failed = -1, None
+        if taken < 0:
+            taken = _null()
+        else:
+            _lseek(taken, 0, os.SEEK_SET)
+        if taken:
+            _dup2(taken, 0)
+            _close(taken)
+        raw = _FileIO(0, closefd=False)
+        stream = _TextIOWrapper(_BufferedReader(raw), "utf-8", errors="surrogateescape")
+        sys.stdin = sys.__stdin__ = stream  # type: ignore[misc]
+        if failed is not None:
+            raise OSError(failed.errno, f"no room for the standard input: {failed.strerror}")
+
+
+def _null() -> int:
+    try:
+        return _open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+    _close(0)  # what is left there of an earlier cell makes room
+    return _open("/dev/null", os.O_RDONLY)
+
+
+def _unnamed_file(folder: str) -> int:
+    try:
+        return _open(folder, _NEW | os.O_TMPFILE, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+            raise
+    path = f"{folder}/.stdin"  # a file system that has no unnamed files
+    handle = _open(path, _NEW | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    _unlink(path)
+    return handle
