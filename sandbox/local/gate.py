@@ -23,13 +23,13 @@ class QueueFull(SandboxError):
 class _Waiter:
     """One caller in the queue. `wake` says whether it can still be reached."""
 
-    __slots__ = ("client", "failure", "holds", "wake")
+    __slots__ = ("client", "holds", "refusal", "wake")
 
     def __init__(self, client: str, wake: Callable[[], bool]) -> None:
         self.client = client
         self.wake = wake
         self.holds = False
-        self.failure = ""
+        self.refusal = ""
 
 
 class Gate:
@@ -46,7 +46,7 @@ class Gate:
         # Clients with callers in the queue, the one whose turn is next first.
         self._queues: OrderedDict[str, OrderedDict[_Waiter, None]] = OrderedDict()
         self._waiting = 0
-        self._failure = ""
+        self._closed = ""
 
     @property
     def held(self) -> int:
@@ -61,8 +61,8 @@ class Gate:
     def _enter_or_queue(self, client: str, wake: Callable[[], bool]) -> _Waiter | None:
         """None for a place, else where the caller stands in the queue."""
         with self._lock:
-            if self._failure:
-                raise SandboxError(self._failure)
+            if self._closed:
+                raise SandboxError(self._closed)
             if self._free > 0:
                 self._free -= 1
                 return None
@@ -110,24 +110,13 @@ class Gate:
             if waiter.wake() or not self._take_back(waiter):
                 return
 
-    def resize(self, places: int) -> None:
-        """Have this many places from now on; holders over the number keep theirs."""
+    def close(self, why: str) -> None:
+        """Raise SandboxError in every waiting and every later caller; `release` still works."""
         with self._lock:
-            more = places - self._places
-            self._places = places
-            if more < 0:
-                self._free += more
-        for _ in range(more):
-            self.release()
-
-    def fail(self, why: str, *, for_good: bool = False) -> None:
-        """Raise SandboxError in every waiting caller and, if `for_good`, in every later one."""
-        with self._lock:
-            if for_good:
-                self._failure = why
+            self._closed = why
             waiters = [self._next() for _ in range(self._waiting)]
         for waiter in waiters:
-            waiter.failure = why
+            waiter.refusal = why
             waiter.wake()
 
     def acquire(self, client: str = "") -> None:
@@ -138,12 +127,12 @@ class Gate:
 
         Raises:
             QueueFull: `client` has `max_waiting` callers in the queue.
-            SandboxError: see `fail`.
+            SandboxError: the gate was closed.
         """
         if asyncio._get_running_loop() is not None:
             with self._lock:
-                if self._failure:
-                    raise SandboxError(self._failure)
+                if self._closed:
+                    raise SandboxError(self._closed)
                 self._free -= 1
             return
         woken = threading.Event()
@@ -161,8 +150,8 @@ class Gate:
             if self._take_back(waiter):
                 self.release()
             raise
-        if waiter.failure:
-            raise SandboxError(waiter.failure)
+        if waiter.refusal:
+            raise SandboxError(waiter.refusal)
 
     async def aacquire(self, client: str = "") -> None:
         """Wait for a place without blocking the loop; cancellable. Raises as `acquire`."""
@@ -189,5 +178,5 @@ class Gate:
             if self._take_back(waiter):
                 self.release()
             raise
-        if waiter.failure:
-            raise SandboxError(waiter.failure)
+        if waiter.refusal:
+            raise SandboxError(waiter.refusal)
