@@ -29,6 +29,11 @@ _BUILT_IN = (
         "palestra.envs.math_code:MathCode",
         "Math problems with a sandboxed Python tool, graded exactly (after ZeroTIR)",
     ),
+    (
+        "palestra/Reasoning-v0",
+        "palestra.envs.reasoning:Reasoning",
+        "Every reasoning-gym family, one or a mixture, at any level, with its own scorer",
+    ),
 )
 
 

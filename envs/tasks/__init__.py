@@ -2,5 +2,6 @@
 
 from .base import TaskList, TaskSet, check_disjoint, is_heldout
 from .loading import load_tasks
+from .mixture import MixtureTasks
 
-__all__ = ["TaskList", "TaskSet", "check_disjoint", "is_heldout", "load_tasks"]
+__all__ = ["MixtureTasks", "TaskList", "TaskSet", "check_disjoint", "is_heldout", "load_tasks"]

@@ -10,6 +10,7 @@ from typing import Any
 from .arithmetic import ArithmeticTasks
 from .base import HELDOUT, HOLDOUT, TRAIN, TaskSet, canonical_split
 from .files import SUFFIXES, Rows, as_task_list, build, hub_rows, read_rows
+from .mixture import MixtureTasks
 from .records import RowFormat
 
 _PER_SPLIT = re.compile(r"(train|heldout|test)=")
@@ -35,6 +36,8 @@ def load_tasks(
       the rows by `seed`, which files otherwise ignore.
     - "train=a.jsonl,heldout=b.jsonl", or a mapping of the same: a file per split. Shared
       prompts are an error, or leave the training side with `overlap="drop"`.
+    - "mixture": several of these, in proportion: `sources` maps each to its weight,
+      `source_options` those that take options to them; `size` is that of each.
     - "hub:OWNER/NAME[:CONFIG]": a Hugging Face data set, with the options of files and
       `train_split`, `heldout_split`. The only source that uses the network.
 
@@ -52,6 +55,8 @@ def load_tasks(
         kind, _, rest = source.partition(":")
         if source == "arithmetic":
             return ArithmeticTasks(split=split, size=size, seed=seed, **options)
+        if source == "mixture":
+            return _mix(split, size, seed, **options)
         if kind == "rg":
             from .reasoning import ReasoningTasks
 
@@ -60,10 +65,28 @@ def load_tasks(
             return _load_hub(rest, split, size, seed, **options)
         if not source.endswith(SUFFIXES):
             raise ValueError(
-                f'unknown task source {source!r}: expected "arithmetic", "rg:FAMILY", '
+                f'unknown task source {source!r}: expected "arithmetic", "rg:FAMILY", "mixture", '
                 f'"hub:OWNER/NAME", or a file ending in {", ".join(SUFFIXES)}'
             )
     return _load_files(source, split, size, seed, **options)
+
+
+def _mix(
+    split: str,
+    size: int | None,
+    seed: int,
+    *,
+    sources: Mapping[str, float],
+    source_options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> TaskSet:
+    given = source_options or {}
+    if unknown := set(given) - set(sources):
+        raise ValueError(f"options for {sorted(unknown)}, which are not among {sorted(sources)}")
+    sets = {
+        name: load_tasks(name, split=split, size=size, seed=seed, **given.get(name, {}))
+        for name in sources
+    }
+    return MixtureTasks(sets, sources)
 
 
 def _load_files(
