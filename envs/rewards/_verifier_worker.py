@@ -62,9 +62,35 @@ def _reasoning_gym() -> Callable[[dict[str, Any]], Any]:
     return judge
 
 
+def _regex() -> Callable[[dict[str, Any]], bool]:
+    import re
+
+    def judge(request: dict[str, Any]) -> bool:
+        find = re.fullmatch if request["full"] else re.search
+        return find(request["pattern"], request["text"], request["flags"]) is not None
+
+    return judge
+
+
+def _json_schema() -> Callable[[dict[str, Any]], bool]:
+    from jsonschema.validators import validator_for
+    from referencing import Registry
+
+    def judge(request: dict[str, Any]) -> bool:
+        schema = request["schema"]
+        # An empty registry: a reference to elsewhere fails instead of being fetched.
+        validator = validator_for(schema)(schema, registry=Registry())
+        return bool(validator.is_valid(json.loads(request["text"])))
+
+    judge({"schema": {"type": "object"}, "text": "{}"})
+    return judge
+
+
 JUDGES: dict[str, Callable[[], Callable[[dict[str, Any]], Any]]] = {
     "math-verify": _math_verify,
     "reasoning-gym": _reasoning_gym,
+    "regex": _regex,
+    "json-schema": _json_schema,
 }
 
 
