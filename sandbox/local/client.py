@@ -21,6 +21,7 @@ from typing import Any
 
 from ..base import Sandbox, Session
 from ..types import Limits, SandboxError, Stats
+from . import wire
 from .config import PRELOAD, Config
 from .counters import Counters
 from .gate import Gate
@@ -81,7 +82,7 @@ class _Server:
                 # A reset comes first where it died with commands unread; its words follow.
                 for _ in range(2):
                     with contextlib.suppress(OSError, ValueError):
-                        self._hello = self._hello or json.loads(self.control.recv(1 << 16))
+                        self._hello = self._hello or wire.parse(self.control.recv(1 << 16))
             return self._hello
 
     def alive(self) -> bool:
@@ -168,9 +169,10 @@ class LocalSandbox(Sandbox):
         Starts the server if need be. Raises SandboxError when it cannot start.
         """
         report = self._running().hello(START_S)
-        if "ready" not in report:
+        missing = report.get("missing")
+        if not isinstance(missing, dict):
             raise SandboxError(f"the fork server did not start: {report.get('error', 'no answer')}")
-        return dict(report["missing"])
+        return {str(layer): str(why) for layer, why in missing.items()}
 
     @property
     def tier(self) -> str:

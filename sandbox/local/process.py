@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
-import select
 import signal
 import socket
 import sys
@@ -19,10 +17,11 @@ from typing import Any
 
 from ..types import Limits, SandboxError
 from . import wire
+from .descriptors import cpu_seconds, hung_up, pair
 from .waiting import Conversation, Wait
 
 START_S = 120.0  # a first session may have to wait for the server's imports
-KILL_S = 15.0  # a SIGKILL takes milliseconds; after this the sandbox counts as lost
+LINGER_S = 0.1  # a killed process may take longer to let go of its memory: nobody waits for it
 BURST = 256  # reads before the clock is looked at again, however fast a program writes
 CPU_SLACK = 0.5  # seconds of CPU after which the limit is renewed with the server
 
@@ -32,7 +31,8 @@ class Reply:
     """What came back from one exchange.
 
     `answer` is the runner's frame, `killed` why the host killed the process, if it did.
-    `out` and `err` are raw output.
+    `out` and `err` are raw output, `until` is when waiting for it ends (monotonic seconds),
+    `cpu` the CPU seconds that a killed process had used, where known.
     """
 
     out: bytearray = field(default_factory=bytearray)
@@ -40,6 +40,8 @@ class Reply:
     answer: dict[str, Any] | None = None
     killed: str = ""
     seconds: float = 0.0
+    until: float = float("inf")
+    cpu: float = 0.0
 
 
 class Process:
@@ -61,7 +63,7 @@ class Process:
         self._server = control
         # A value of `output_bytes` characters, each at worst two escapes of six bytes.
         self._assembler = wire.Assembler(12 * limits.output_bytes + (64 << 10))
-        pairs = [_pair(socket.SOCK_SEQPACKET), _pair(), _pair()]
+        pairs = [pair(socket.SOCK_SEQPACKET), pair(), pair()]
         self._ends = [own for own, _ in pairs]
         self._remote = [remote for _, remote in pairs]
         for end in self._ends:
@@ -106,7 +108,7 @@ class Process:
             if self.gone or time.monotonic() > until:
                 self._drain(reply)
                 why = self.exit or "the fork server is gone"
-                text = reply.err.decode(errors="replace")
+                text = reply.err[-2000:].decode(errors="replace")
                 raise SandboxError(f"a session could not be set up: {why} {text}".strip())
             if not self.ready:
                 yield Wait([self._ends[0].fileno()], until)
@@ -133,9 +135,8 @@ class Process:
         Raises:
             SandboxError: the process ended and nobody could say how.
         """
-        reply, queue = Reply(), deque(packets)
         start = time.monotonic()
-        until = start + wall_s
+        reply, queue = Reply(until=start + wall_s), deque(packets)
         descriptors = [end.fileno() for end in self._ends]
         self._transmit(queue)
         self.go_on()
@@ -143,23 +144,20 @@ class Process:
             self._transmit(queue)
             self._drain(reply)
             self._receive(reply, expect)
-            now = time.monotonic()
             if self.gone or (reply.answer is not None and not reply.killed):
                 break
-            if not reply.killed and len(reply.out) + len(reply.err) > self._output_kill():
-                self._kill(reply, "output")
-                until = now + KILL_S
-            elif now >= until:
-                if reply.killed:
-                    raise SandboxError("the fork server does not answer")
+            late = time.monotonic() >= reply.until
+            if late and reply.killed:
+                break
+            if late:
                 self._kill(reply, "timeout")
-                until = now + KILL_S
-            yield Wait(descriptors, until, descriptors[:1] if queue else ())
+            elif not reply.killed and len(reply.out) + len(reply.err) > self._output_kill():
+                self._kill(reply, "output")
+            yield Wait(descriptors, reply.until, descriptors[:1] if queue else ())
         self.stop()
         self._drain(reply)
         reply.seconds = time.monotonic() - start
-        if self.gone and self.exit is None:
-            raise SandboxError("the fork server died during a call")
+        self._tell_loss("the fork server died during a call")
         return reply
 
     def open_file(self, do: str, parts: Sequence[str], until: float) -> Conversation[int]:
@@ -170,7 +168,7 @@ class Process:
             OSError: it cannot be opened.
             SandboxError: the server does not answer by `until` (monotonic seconds).
         """
-        own, far = _pair(socket.SOCK_SEQPACKET)
+        own, far = pair(socket.SOCK_SEQPACKET)
         with own, far:
             own.setblocking(False)
             request = {"op": "files", "sid": self.sid, "do": do, "parts": parts}
@@ -245,9 +243,16 @@ class Process:
             SandboxError: it did, and the server with it.
         """
         self._receive(Reply(killed="between calls"))
-        if self.gone and self.exit is None:
-            raise SandboxError("the fork server died")
+        self._tell_loss("the fork server died")
         return self.gone
+
+    def _tell_loss(self, why: str) -> None:
+        """Raise SandboxError if the process ended and the server did not say how.
+
+        An account is only the server's own while that lives: a program can write one too.
+        """
+        if self.gone and (self.exit is None or hung_up(self._server)):
+            raise SandboxError(why)
 
     def _receive(self, reply: Reply, expect: int = 0) -> None:
         for _ in range(BURST):
@@ -261,7 +266,7 @@ class Process:
                 continue
             except OSError:
                 packet = b""
-            if not packet and self._hung_up():
+            if not packet and hung_up(self._ends[0]):
                 self.gone = True
             elif packet[:1] == wire.EXIT:
                 # Anyone could write this; only the last one before the end is the server's.
@@ -298,18 +303,15 @@ class Process:
         else:
             reply.answer = message
 
-    def _hung_up(self) -> bool:
-        poller = select.poll()
-        poller.register(self._ends[0], 0)
-        return bool(poller.poll(0))
-
     def _kill(self, reply: Reply, why: str) -> None:
-        """Half-close: the server sees it, kills the process and reports on the other half."""
+        """Kill the process, and half-close: the server sees it, kills what we may not, and
+        reports on the other half."""
         reply.killed = reply.killed or why
-        try:
+        reply.until = time.monotonic() + LINGER_S
+        reply.cpu = cpu_seconds(self._handle)
+        self._signal(signal.SIGKILL)
+        with suppress(OSError):
             self._ends[0].shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
 
     def close(self) -> None:
         """Hang up; the server kills the process. Idempotent."""
@@ -318,19 +320,6 @@ class Process:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
-
-
-def _pair(kind: int = socket.SOCK_STREAM) -> tuple[socket.socket, socket.socket]:
-    """A unix socket pair. A session takes four descriptors of the host's: where they run out
-    and the hard limit allows, the soft limit is raised to it."""
-    try:
-        return socket.socketpair(socket.AF_UNIX, kind)
-    except OSError as error:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if error.errno != errno.EMFILE or soft == hard:
-            raise SandboxError(f"no sockets for a session: {error} (see `ulimit -n`)") from error
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return _pair(kind)
 
 
 def _parsed(data: bytes) -> dict[str, Any] | None:

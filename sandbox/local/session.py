@@ -194,7 +194,7 @@ class LocalSession(Session):
                     saved = yield from self._copy(process, max(SAVE_S, wall_s))
                 except NotCopiedError as error:
                     self._notice += f"[sandbox] no going back to before this call: {error}\n"
-                    if process.gone:
+                    if process.gone or error.reply.killed:
                         return self._conclude(process, error.reply, None)
             yield from process.renew_cpu()
             process.calls += 1
@@ -241,7 +241,7 @@ class LocalSession(Session):
                 if process is not None:
                     twin = yield from self._copy(process, wire.FORK_S)
             except NotCopiedError as error:
-                if process is not None and process.gone:
+                if process is not None and (process.gone or error.reply.killed):
                     self._ended = ending(error.reply, process).phrase
                     self._go_on_with(None)
                 raise
@@ -272,9 +272,7 @@ class LocalSession(Session):
             reply = yield from process.exchange([wire.FORK], 0, wait_s)
             answer = reply.answer
             if answer is None or answer.get("error"):
-                why = f"it did not answer within {wait_s:g} s" if reply.killed else "it ended"
-                why = why if answer is None else text(str(answer["error"]))[:1000]
-                raise NotCopiedError(why, reply)
+                raise NotCopiedError(_refusal(reply, wait_s), reply)
             try:
                 yield from twin.await_ready(wait_s + (GRACE_S if wait_s == wire.FORK_S else 0))
             except SandboxError as error:
@@ -331,6 +329,14 @@ def _input(stdin: str | bytes) -> bytes:
     if len(stdin) > wire.MAX_INPUT:
         raise ValueError(f"stdin has {len(stdin)} bytes; at most {wire.MAX_INPUT} are taken")
     return stdin
+
+
+def _refusal(reply: Reply, wait_s: float) -> str:
+    """Why a session did not copy itself."""
+    if reply.answer is not None:
+        why = reply.answer["error"]
+        return text(why[:1000]) if isinstance(why, str) else "it does not say why"
+    return f"it did not answer within {wait_s:g} s" if reply.killed == "timeout" else "it ended"
 
 
 def _seed(seed: int, calls: int) -> int:

@@ -23,7 +23,7 @@ def judge(process: Process, reply: Reply, ended: Ending | None, notice: str) -> 
     used = number(answer.get("cpu"))
     if ended is not None:
         status = ended.status
-        used = max(used, number((process.exit or {}).get("cpu")))
+        used = max(used, reply.cpu, number((process.exit or {}).get("cpu")))
     else:
         failed = answer.get("error")
         status = Status.ERROR if failed else Status.OK

@@ -19,6 +19,7 @@ CHUNK = 32 << 10
 FORK_S = 30.0  # a copy takes milliseconds
 MAX_INPUT = 32 << 20
 MAX_FRAME = 64 << 20  # a cell of source, or an echoed value; far above any sane use
+MAX_DIGITS = 400
 
 MORE = b"+"  # a frame goes on in the next packet
 LAST = b"."  # the last (or only) packet of a frame
@@ -56,12 +57,20 @@ def parse(data: bytes | bytearray) -> dict[str, Any]:
         ProtocolError: not a JSON object.
     """
     try:
-        message = _loads(data)
+        message = _loads(data, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"not a JSON frame: {error}") from error
     if not isinstance(message, dict):
         raise ProtocolError(f"expected a JSON object, got {type(message).__name__}")
     return message
+
+
+def _integer(text: str) -> int:
+    """Reading digits takes time that grows with their square; the host may have lifted Python's
+    own limit on that."""
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
 
 
 class Assembler:
