@@ -9,11 +9,13 @@ from .types import Execution, Limits, SandboxError, Stats, Status
 
 if TYPE_CHECKING:
     from .local import LocalSandbox, shared_sandbox
+    from .pool import Pool
 
 __all__ = [
     "Execution",
     "Limits",
     "LocalSandbox",
+    "Pool",
     "Sandbox",
     "SandboxError",
     "Session",
@@ -28,4 +30,8 @@ def __getattr__(name: str) -> Any:
         from . import local
 
         return getattr(local, name)
+    if name == "Pool":
+        from .pool import Pool
+
+        return Pool
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
