@@ -74,7 +74,7 @@ def _cut(text: str, limit: int) -> str:
 def _describe(error: BaseException) -> str:
     """The traceback as the user's own program would show it: without the runner's frames."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals is globals():
+    while trace is not None and trace.tb_frame.f_globals.get("__package__") == __package__:
         trace = trace.tb_next
     try:
         lines = _TracebackException(type(error), error, trace, compact=True).format()

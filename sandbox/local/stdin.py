@@ -17,7 +17,6 @@ import sys
 _open, _close, _dup2, _write = os.open, os.close, os.dup2, os.write
 _lseek, _unlink = os.lseek, os.unlink
 _FileIO, _BufferedReader, _TextIOWrapper = io.FileIO, io.BufferedReader, io.TextIOWrapper
-_NEW = os.O_RDWR | os.O_CLOEXEC
 
 
 class Input:
@@ -61,22 +60,26 @@ class Input:
 
 
 def _null() -> int:
-    try:
-        return _open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno != errno.EMFILE:
-            raise
-    _close(0)  # what is left there of an earlier cell makes room
-    return _open("/dev/null", os.O_RDONLY)
+    return _make("/dev/null", os.O_RDONLY)
 
 
 def _unnamed_file(folder: str) -> int:
     try:
-        return _open(folder, _NEW | os.O_TMPFILE, 0o600)
+        return _make(folder, os.O_RDWR | os.O_TMPFILE)
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
             raise
     path = f"{folder}/.stdin"  # a file system that has no unnamed files
-    handle = _open(path, _NEW | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    handle = _make(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
     _unlink(path)
     return handle
+
+
+def _make(path: str, how: int) -> int:
+    try:
+        return _open(path, how | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+    _close(0)  # an earlier cell took every descriptor: what is left of its input makes room
+    return _open(path, how, 0o600)
