@@ -14,7 +14,7 @@ from .core import ToolEnv
 from .episode import Grade
 from .rewards.extraction import extract_answer
 from .rewards.reasoning import WHOLE_SETS, ascore_reasoning
-from .tasks import MixtureTasks, TaskSet
+from .tasks import LevelledTasks, MixtureTasks, TaskSet
 from .tasks.reasoning import ReasoningTasks, families, num_levels
 from .types import Invalid, Message, Task
 
@@ -31,7 +31,8 @@ class Reasoning(ToolEnv):
     Args:
         families: a family, a list of them, a mapping from family to weight, or "all".
         level: the step of every family's curriculum, from 0; families with fewer levels stay
-            at their last. None leaves each family at its own default difficulty.
+            at their last. None leaves each family at its own default difficulty. A list of
+            levels gives tasks at each, for a curriculum to move over.
         family_options: difficulty parameters by family, in place of the level's.
         split: "train" or "heldout" (disjoint by construction).
         size: tasks of each family.
@@ -43,7 +44,7 @@ class Reasoning(ToolEnv):
         self,
         *,
         families: str | Iterable[str] | Mapping[str, float] = "chain_sum",
-        level: int | None = None,
+        level: int | Sequence[int] | None = None,
         family_options: Mapping[str, Mapping[str, Any]] | None = None,
         split: str = "train",
         size: int | None = None,
@@ -76,7 +77,7 @@ class Reasoning(ToolEnv):
 def reasoning_tasks(
     names: str | Iterable[str] | Mapping[str, float],
     *,
-    level: int | None = None,
+    level: int | Sequence[int] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     split: str = "train",
     size: int | None = None,
@@ -88,6 +89,15 @@ def reasoning_tasks(
         ImportError: reasoning-gym is not installed.
         ValueError: unknown family, level or option.
     """
+    if level is not None and not isinstance(level, int):
+        return LevelledTasks(
+            [
+                reasoning_tasks(
+                    names, level=one, options=options, split=split, size=size, seed=seed
+                )
+                for one in level
+            ]
+        )
     weights = _weights(names)
     given = options or {}
     if unknown := set(given) - set(weights):

@@ -136,6 +136,9 @@ class TrainConfig:
         algorithm: a row of the table in `trainers/algorithms.py`: grpo, dr_grpo, dapo.
         algorithm_options: fields of that row to change. Lengths that the row takes from its
             paper follow `sampling.max_tokens` unless given (see `chosen_algorithm`).
+        curriculum: how the level of the next task is chosen: bands, window, adarft, bandit or
+            replay (see `envs/curriculum`); empty plays all tasks, epoch after epoch.
+        curriculum_options: fields of the controller.
         steps: optimisation steps.
         prompts_per_step: tasks per step.
         group_size: episodes per task.
@@ -158,6 +161,8 @@ class TrainConfig:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    curriculum: str = ""
+    curriculum_options: dict[str, Any] = field(default_factory=dict)
     steps: int = 100
     prompts_per_step: int = 8
     group_size: int = 8

@@ -2,7 +2,7 @@
 
     groups -> advantages -> batch -> learner.step -> weights to the engine -> metrics
 
-Everything a step needs beyond the learner's state is a function of (config, step, cursor),
+Everything a step needs beyond the learner's state is a function of (config, step, tasks drawn),
 so a run that is killed and resumed goes on as if nothing had happened.
 """
 
@@ -15,8 +15,6 @@ from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
-
-import numpy as np
 
 from ..agents.agent import Agent
 from ..agents.engines import make_engine
@@ -35,6 +33,7 @@ from .advantages import has_signal
 from .batching import build_batch
 from .checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from .config import TrainConfig, chosen_algorithm
+from .draws import task_stream
 from .learner import Learner
 from .scaling import tool_signal
 
@@ -73,6 +72,7 @@ async def run(config: TrainConfig, folder: Path, resume: bool, on_step: OnStep) 
                 groups, drawn = await trainer.sample()
                 metrics = trainer.learn(groups)
                 await trainer.publish()
+                metrics |= trainer.stream.hear(drawn)
                 metrics |= tool_signal(drawn) | trainer.costs(groups, drawn)
                 if trainer.is_due(config.eval.every):
                     metrics |= await trainer.evaluate()
@@ -116,7 +116,6 @@ class Trainer:
         self.config = config
         self.log = log
         self.step = 0
-        self.cursor = 0  # tasks consumed so far, in the order of `_task`
         self.algorithm = chosen_algorithm(config)
         model, self.tokenizer = load_model(config.model, dtype=torch.float32)
         self.learner = Learner(model, config.learner, self.algorithm)
@@ -125,7 +124,8 @@ class Trainer:
         self.learner.check(self.agent.sampling)
         self.examiner = Agent(self.engine, self._sampling(config.eval.temperature))
         self.limits = RolloutLimits(config.sampling.max_tokens, config.sampling.timeout_s)
-        self.envs, self.tasks = self._environments({})
+        self.envs, tasks = self._environments({})
+        self.stream = task_stream(tasks, config.seed, config.curriculum, config.curriculum_options)
         self.exams, tasks = self._environments(config.env.heldout)
         self.exam_tasks = [tasks[i] for i in range(min(config.eval.tasks, len(tasks)))]
         self._began = time.perf_counter()
@@ -136,7 +136,8 @@ class Trainer:
         if latest is None:
             return
         state = load_checkpoint(latest, self.learner)
-        self.step, self.cursor = state["step"], state["cursor"]
+        self.step = state["step"]
+        self.stream.load_state_dict(state["tasks"])
         await self.publish()
 
     async def sample(self) -> tuple[list[Group], list[Group]]:
@@ -149,7 +150,7 @@ class Trainer:
         kept: list[Group] = []
         drawn: list[Group] = []
         for round_ in range(self.config.max_rounds):
-            tasks = self._draw(self.config.prompts_per_step - len(kept))
+            tasks = self.stream.draw(self.config.prompts_per_step - len(kept))
             groups = await self._play(tasks, round_)
             drawn += groups
             kept += _with_signal(groups) if self.algorithm.dynamic_sampling else groups
@@ -208,7 +209,7 @@ class Trainer:
             self.log.folder,
             self.step,
             self.learner,
-            {"step": self.step, "cursor": self.cursor},
+            {"step": self.step, "tasks": self.stream.state_dict()},
             tokenizer=self.tokenizer,
             keep=self.config.keep_checkpoints,
         )
@@ -242,21 +243,6 @@ class Trainer:
         sampling = self.config.sampling
         turn = sampling.max_turn_tokens or sampling.max_tokens
         return SamplingParams(max_tokens=turn, temperature=temperature)
-
-    def _draw(self, count: int) -> list[Task]:
-        """The next tasks: epoch after epoch, each in an order of its own."""
-        drawn = []
-        for _ in range(count):
-            epoch, position = divmod(self.cursor, len(self.tasks))
-            drawn.append(self.tasks[self._order(epoch)[position]])
-            self.cursor += 1
-        return drawn
-
-    def _order(self, epoch: int) -> Sequence[int]:
-        if getattr(self, "_epoch", None) != epoch:
-            rng = np.random.default_rng(derive_seed(self.config.seed, "order", epoch))
-            self._epoch, self._permutation = epoch, rng.permutation(len(self.tasks)).tolist()
-        return cast(list[int], self._permutation)
 
     async def _play(self, tasks: Sequence[Task], round_: int) -> list[Group]:
         return await collect(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .arithmetic import ArithmeticTasks
 from .base import HELDOUT, HOLDOUT, TRAIN, TaskSet, canonical_split
 from .files import SUFFIXES, Rows, as_task_list, build, hub_rows, read_rows
+from .levels import LevelledTasks
 from .mixture import MixtureTasks
 from .records import RowFormat
 
@@ -38,6 +39,8 @@ def load_tasks(
       prompts are an error, or leave the training side with `overlap="drop"`.
     - "mixture": several of these, in proportion: `sources` maps each to its weight,
       `source_options` those that take options to them; `size` is that of each.
+    - "levels": one of these at several levels of difficulty, for a curriculum: `source` and
+      `steps`, the options of each level, easiest first; `size` is that of each.
     - "hub:OWNER/NAME[:CONFIG]": a Hugging Face data set, with the options of files and
       `train_split`, `heldout_split`. The only source that uses the network.
 
@@ -57,6 +60,8 @@ def load_tasks(
             return ArithmeticTasks(split=split, size=size, seed=seed, **options)
         if source == "mixture":
             return _mix(split, size, seed, **options)
+        if source == "levels":
+            return _levels(split, size, seed, **options)
         if kind == "rg":
             from .reasoning import ReasoningTasks
 
@@ -65,7 +70,8 @@ def load_tasks(
             return _load_hub(rest, split, size, seed, **options)
         if not source.endswith(SUFFIXES):
             raise ValueError(
-                f'unknown task source {source!r}: expected "arithmetic", "rg:FAMILY", "mixture", '
+                f'unknown task source {source!r}: expected "arithmetic", "rg:FAMILY", '
+                f'"mixture", "levels", '
                 f'"hub:OWNER/NAME", or a file ending in {", ".join(SUFFIXES)}'
             )
     return _load_files(source, split, size, seed, **options)
@@ -87,6 +93,19 @@ def _mix(
         for name in sources
     }
     return MixtureTasks(sets, sources)
+
+
+def _levels(
+    split: str,
+    size: int | None,
+    seed: int,
+    *,
+    source: str,
+    steps: Sequence[Mapping[str, Any]],
+) -> TaskSet:
+    return LevelledTasks(
+        [load_tasks(source, split=split, size=size, seed=seed, **step) for step in steps]
+    )
 
 
 def _load_files(
