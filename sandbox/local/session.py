@@ -276,6 +276,8 @@ class LocalSession(Session):
             try:
                 yield from twin.await_ready(wait_s + (GRACE_S if wait_s == wire.FORK_S else 0))
             except SandboxError as error:
+                if twin.gone and twin.exit is None:  # nobody is there to say why
+                    raise
                 raise NotCopiedError(str(error), reply) from error
         except BaseException:
             twin.close()
