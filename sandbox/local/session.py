@@ -345,4 +345,4 @@ def _seed(seed: int, calls: int) -> int:
     """The first interpreter's seed is the session's own; each after it has another."""
     if calls == 0 and 0 <= seed < 1 << 64:
         return seed
-    return int.from_bytes(hashlib.blake2b(f"{seed} {calls}".encode(), digest_size=8).digest())
+    return int.from_bytes(hashlib.blake2b(f"{seed:x} {calls}".encode(), digest_size=8).digest())
