@@ -65,6 +65,8 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
     """
 
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 - Gymnasium's shape
+    reward_range: tuple[float, float] = (0.0, 1.0)
+    """The lowest and the highest reward of a whole episode."""
     protocol: Protocol | None = None
     abandoned = False
     """Set when a step was cut off half way: what it started may still run, so the
@@ -94,6 +96,10 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
     def respond(self, action: Message) -> Any:
         """Answer one action with a `Reply` (or an awaitable of one)."""
         raise NotImplementedError(f"{type(self).__name__} must define respond(action)")
+
+    def oracle(self, task: Task) -> Sequence[Action]:
+        """Actions that earn the most on `task`, for `palestra check`; empty if not known."""
+        return ()
 
     def save_resources(self) -> Any:
         """What a snapshot must copy beside the episode (live sessions); default nothing."""

@@ -101,6 +101,9 @@ class MathCode(ToolEnv):
         system = "\n\n".join(p for p in parts if p)
         return (Message("system", system), *self.examples, *task.prompt)
 
+    def oracle(self, task: Task) -> Sequence[str]:
+        return (f"\\boxed{{{task.reference}}}",)
+
     async def python(self, code: str) -> str:
         """Run Python code and return what it prints. Names stay defined between calls.
 

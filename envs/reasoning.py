@@ -66,6 +66,9 @@ class Reasoning(ToolEnv):
             return task.prompt
         return (Message("system", self.instructions), *task.prompt)
 
+    def oracle(self, task: Task) -> Sequence[str]:
+        return (f"<answer>{task.reference}</answer>",) if task.reference else ()
+
     async def grade(self, task: Task, messages: tuple[Message, ...]) -> Grade | Invalid:
         answer = extract_answer(messages[-1].content, ("tag",))
         score = await ascore_reasoning(answer, task)

@@ -1,0 +1,47 @@
+"""Every check passes what is sound and catches the faults that were planted for it."""
+
+import faulty
+import pytest
+
+import palestra
+from palestra.envs.checker import CHECKS, Status, Subject, audit
+from palestra.envs.registration import list_environments
+
+
+def findings(cls, only=()):
+    return list(audit(Subject(cls, tasks=10, episodes=20), only))
+
+
+def test_a_sound_environment_passes_every_check():
+    found = findings(faulty.Sound)
+    assert {f.check: f.detail for f in found if f.status is Status.FAIL} == {}
+    assert [f.check for f in found if f.status is Status.SKIP] == ["timeout"]
+    assert [f.check for f in found] == list(CHECKS)
+
+
+def test_a_fault_is_planted_for_every_check():
+    assert faulty.FAULTS.keys() == CHECKS.keys()
+
+
+@pytest.mark.parametrize(
+    ("check", "cls"),
+    [(check, cls) for check, classes in faulty.FAULTS.items() for cls in classes],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_planted_faults_are_caught(check, cls):
+    (finding,) = findings(cls, [check])
+    assert finding.status is Status.FAIL, finding
+    assert len(finding.detail) > 20 and finding.about
+
+
+@pytest.mark.parametrize("id", [s.id for s in list_environments() if s.id.startswith("palestra/")])
+def test_built_in_environments_pass(id):
+    made = palestra.make(id)
+    made.close()
+    subject = Subject(lambda **changes: palestra.make(id, **changes).unwrapped, 8, 30)
+    assert {f.check: f.detail for f in audit(subject) if f.status is Status.FAIL} == {}
+
+
+def test_an_unknown_check_is_named():
+    with pytest.raises(ValueError, match="no checks"):
+        findings(faulty.Sound, ["flor"])
