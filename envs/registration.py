@@ -164,9 +164,10 @@ def _known() -> Iterator[EnvSpec]:
 def _not_found(name: str) -> str:
     ids = [s.id for s in _known()]
     short = {id.split("/")[-1].lower(): id for id in ids}
-    near = get_close_matches(name, ids, n=3, cutoff=0.5)
-    near += [short[s] for s in get_close_matches(name.split("/")[-1].lower(), short, cutoff=0.5)]
-    hint = f"Did you mean {' or '.join(dict.fromkeys(near))}? " if near else ""
+    # Namespaces are mostly alike and would make every name look near.
+    near = get_close_matches(name.split("/")[-1].lower(), short, n=3, cutoff=0.6)
+    near = [short[name] for name in near]
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
     return f"no environment {name!r}. {hint}`palestra list` shows all of them."
 
 
