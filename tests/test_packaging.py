@@ -79,23 +79,56 @@ def test_the_wheel_holds_every_file_of_the_library_and_nothing_else(wheel: Path)
     assert set(names) == shipped_files()
 
 
-def test_the_wheel_runs_from_another_folder(wheel: Path, tmp_path: Path) -> None:
-    venv.create(tmp_path / "venv", with_pip=False)
-    python = tmp_path / "venv" / "bin" / "python"
-    pip = (sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps")
-    run(*pip, "--no-index", wheel, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a fresh environment with the wheel, and this one's other packages."""
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder / "venv", with_pip=False)
+    python = folder / "venv" / "bin" / "python"
+    install(python, "--no-index", wheel)
     # A plain path line lends this environment's packages, but not its editable Palestra.
-    site = next((tmp_path / "venv" / "lib").glob("python*")) / "site-packages"
-    (site / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site(python) / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
 
-    palestra = python.with_name("palestra")
+
+def install(python: Path, *what: str | Path) -> None:
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps")
+    run(*pip, *what, cwd=python.parent)
+
+
+def site(python: Path) -> Path:
+    return next((python.parents[1] / "lib").glob("python*")) / "site-packages"
+
+
+def test_the_wheel_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
+    palestra = installed.with_name("palestra")
     assert "commands:" in run(palestra, "--help", cwd=tmp_path)
     listed = json.loads(run(palestra, "list", "--json", cwd=tmp_path))
     assert "palestra/MathCode-v0" in [row["id"] for row in listed]
-    where = run(python, "-c", "import palestra.envs.core as m; print(m.__file__)", cwd=tmp_path)
-    assert where.startswith(str(site))
+    where = run(installed, "-c", "import palestra.envs.core as m; print(m.__file__)", cwd=tmp_path)
+    assert where.startswith(str(site(installed)))
     card = run(palestra, "info", "palestra/MathCode-v0", "--json", cwd=tmp_path)
     assert json.loads(card)["num_tasks"] > 0
+
+
+def test_a_package_made_by_new_is_listed_checked_evaluated_and_trained(
+    installed: Path, tmp_path: Path
+) -> None:
+    fakes = pytest.importorskip("fakes")
+    fakes.tiny_model("qwen3").save_pretrained(tmp_path / "model")
+    fakes.tiny_tokenizer().save_pretrained(tmp_path / "model")
+    palestra, id = installed.with_name("palestra"), "my_env/MyEnv-v0"
+    assert id in run(palestra, "new", "my_env", cwd=tmp_path)
+    install(installed, "--no-build-isolation", "-e", tmp_path / "my_env")
+    assert id in run(palestra, "list", cwd=tmp_path)
+    assert "0 fail" in run(palestra, "check", id, cwd=tmp_path)
+    assert "2 passed" in run(installed, "-m", "pytest", "-q", "tests", cwd=tmp_path / "my_env")
+    model = ("--model", str(tmp_path / "model"))
+    run(palestra, "eval", id, *model, "--tasks", "3", "--max-tokens", "8", cwd=tmp_path)
+    small = ("--steps", "2", "--group-size", "2", "--prompts-per-step", "2", "--eval.tasks", "2")
+    flags = (*model, "--env.id", id, *small, "--sampling.max-tokens", "8", "--folder", "run")
+    run(palestra, "train", *flags, cwd=tmp_path)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
 
 
 def test_every_import_of_another_package_is_declared() -> None:

@@ -18,11 +18,13 @@ COMMANDS = {
     "quickstart": "train a small policy on this machine and show what came of it",
     "list": "the environments that can be made",
     "info": "the card of one environment: prompt, tools, rewards, splits",
+    "new": "make a package with an environment of your own",
     "check": "audit an environment, with no model",
     "play": "play an environment yourself, in the terminal",
     "eval": "measure a model or a scripted agent on environments",
     "train": "train a policy from a recipe",
     "view": "turn a run folder into one HTML page",
+    "sandbox": "run code behind walls, see what holds here and what it costs",
 }
 
 EXAMPLES = (
