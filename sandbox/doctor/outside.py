@@ -70,8 +70,8 @@ def namespace(name: str, pid: int) -> Found:
     except OSError as error:
         return Result.BROKEN, f"/proc/{pid}/ns/{kind} cannot be read: {error.strerror}"
     if own == theirs:
-        return Result.BROKEN, f"a session has the same one as this process, {own}"
-    return Result.HOLDS, f"a session has {theirs}, this process {own}"
+        return Result.BROKEN, f"{own}, as this process has"
+    return Result.HOLDS, f"{theirs}, this process {own}"
 
 
 def unprivileged(pid: int) -> Found:
@@ -80,7 +80,7 @@ def unprivileged(pid: int) -> Found:
     if uids is None:
         return Result.BROKEN, f"the user of process {pid} cannot be read"
     ids = sorted(set(map(int, uids[1].split())))
-    found = f"a session runs as user {', '.join(map(str, ids))} of this machine"
+    found = f"sessions run as user {', '.join(map(str, ids))} of this machine"
     return (Result.BROKEN if 0 in ids else Result.HOLDS), found
 
 
@@ -91,7 +91,7 @@ def control_group(patient: Patient, pid: int) -> Found:
     if made:
         return Result.HOLDS, f"a session is in {made[0]}"
     why = patient.sandbox.missing.get("cgroup")
-    return Result.ABSENT, why or f"a session is in the same one as this process{_no_group()}"
+    return Result.ABSENT, why or f"the same one as this process{_no_group()}"
 
 
 def _groups(pid: str) -> set[str]:

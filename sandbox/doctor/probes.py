@@ -99,7 +99,7 @@ def private_root(patient: Patient) -> Found:
     written = [folder for folder, error in tried.items() if not error]
     if written:
         return Result.BROKEN, f"a file could be written to {' and '.join(written)}"
-    return Result.HOLDS, f"another root; writing to it: {tried['/']}"
+    return Result.HOLDS, f"another root; writing: {tried['/']}"
 
 
 _FILES = """
@@ -157,7 +157,7 @@ def no_network(patient: Patient) -> Found:
     reached = [name for name, error in answers.items() if not error]
     if reached:
         return Result.BROKEN, f"a connection to {' and '.join(reached)} was made"
-    return Result.HOLDS, f"a connection to this machine: {answers['this machine']}"
+    return Result.HOLDS, f"connecting to this machine: {answers['this machine']}"
 
 
 _ENVIRONMENT = """
@@ -231,7 +231,8 @@ def syscall_filter(patient: Patient) -> Found:
     let_in = [name for name, error in answers.items() if error not in ("EPERM", "ENOSYS")]
     if let_in:
         return Result.BROKEN, f"the kernel took {', '.join(let_in)}"
-    return Result.HOLDS, f"{len(answers)} of {len(answers)} calls refused: {', '.join(answers)}"
+    some = ", ".join(list(answers)[:4])
+    return Result.HOLDS, f"{len(answers)} of {len(answers)} calls refused, such as {some}"
 
 
 def memory_limit(patient: Patient) -> Found:
@@ -311,7 +312,7 @@ def disk_quota(patient: Patient) -> Found:
         return Result.BROKEN, f"4 MiB allowed: {written // _MIB} MiB written"
     if not many:
         return Result.BROKEN, f"128 files allowed: {made + 1} made"
-    return Result.HOLDS, f"4 MiB and 128 files allowed: {full}, and no more than {made} files"
+    return Result.HOLDS, f"4 MiB and 128 files allowed: {full}, {made} files"
 
 
 def output_limit(patient: Patient) -> Found:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -66,10 +68,18 @@ def main(argv: Sequence[str]) -> int:
             rows.append(measure())
             _progress(options, rows[-1])
     if options.json:
-        print(json.dumps({"tier": tier, "rows": [asdict(row) for row in rows]}, indent=2))
+        found = {"tier": tier, "machine": machine(), "rows": [asdict(row) for row in rows]}
+        print(json.dumps(found, indent=2))
     else:
         _print(rows, tier)
     return 0
+
+
+def machine() -> str:
+    """What was measured on, in a few words."""
+    kernel = f"{platform.system()} {platform.release()}"
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} cores, {kernel}, Python {platform.python_version()}"
 
 
 def _plan(options: Options, sandbox: Sandbox) -> list[Callable[[], Row]]:
@@ -148,5 +158,5 @@ def _print(rows: Sequence[Row], tier: str) -> None:
         rate = "" if row.per_second is None else f"{row.per_second:.0f}"
         table.add_row(Text(row.what), str(row.runs), f"{row.p50_ms:.2f}", f"{row.p99_ms:.2f}", rate)
     console = Console(highlight=False)
-    console.print(Text(f"tier {tier}"))
+    console.print(Text(f"tier {tier}, {machine()}"))
     console.print(table)
