@@ -17,7 +17,6 @@ import json
 import os
 import resource
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -25,8 +24,9 @@ import traceback
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from . import child, kernel, layout
+from . import child, kernel, layout, wire
 from .isolation import Walls
+from .scratch import remove_tree
 from .server import Server
 
 REHEARSAL = {
@@ -64,11 +64,14 @@ def _virtual_bytes() -> int:
 
 
 def main(text: str) -> NoReturn:
-    """Entry point of the exec'd process; `text` is the JSON configuration."""
-    config = json.loads(text)
-    # Paths and process ids of the host are nothing for sessions to see.
-    text, sys.argv[:], sys.orig_argv[:] = "", [""], [""]
-    control = socket.socket(fileno=config["control"])
+    """Entry point of the exec'd process; `text` is the number of the host's socket.
+
+    The configuration comes through it: paths and process ids of the host are nothing for
+    sessions to see, and an argument can be read as long as the process lives.
+    """
+    control = socket.socket(fileno=int(text))
+    config = wire.parse(control.recv(1 << 20))
+    sys.argv[:], sys.orig_argv[:] = [""], [""]
     walls = Walls(layout.plan(config["preload"], config["site"]))
     try:
         host = os.pidfd_open(config["host"])
@@ -80,7 +83,7 @@ def main(text: str) -> NoReturn:
     if server:
         control.close()
         _watch(host, server)
-        shutil.rmtree(config["scratch"], ignore_errors=True)
+        remove_tree(config["scratch"], wait_s=2.0)
         os._exit(0)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     os.close(host)

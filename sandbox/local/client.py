@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import select
-import shutil
 import socket
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from .config import PRELOAD, Config
 from .counters import Counters
 from .gate import Gate
 from .process import START_S, Process
+from .scratch import remove_tree
 from .session import LocalSession
 from .waiting import adrive, drive
 
@@ -53,12 +53,12 @@ class _Server:
         self.control.setblocking(False)
         # Made by the server only where it cannot have a root of its own.
         scratch = f"{tempfile.gettempdir()}/palestra-{secrets.token_hex(8)}"
-        config = {**config, "control": far.fileno(), "host": self.owner, "scratch": scratch}
+        self.control.send(json.dumps({**config, "host": self.owner, "scratch": scratch}).encode())
         flags = ("-s", "-S", "-P", "-B", "-X", "utf8")
         here = str(Path(__file__).parent)
         with far:
             self.popen = subprocess.Popen(
-                [sys.executable, *flags, "-c", _BOOT, here, json.dumps(config)],
+                [sys.executable, *flags, "-c", _BOOT, here, str(far.fileno())],
                 env=_ENVIRONMENT,
                 pass_fds=[far.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -99,7 +99,7 @@ def _end(popen: subprocess.Popen[bytes], control: socket.socket, owner: int, scr
     if owner == os.getpid():
         popen.kill()
         popen.wait()
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove_tree(scratch, wait_s=2.0)
 
 
 class LocalSandbox(Sandbox):

@@ -6,20 +6,23 @@ refuses is named in `missing`; nothing is dropped silently.
 """
 
 # Paths here are plain strings: most go straight into system calls.
-# ruff: noqa: PTH102, PTH112, PTH116, PTH120
+# ruff: noqa: PTH102, PTH104, PTH106, PTH112, PTH116, PTH120, PTH208
 
 from __future__ import annotations
 
 import os
 import resource
-import shutil
+import signal
 import socket
 import tempfile
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from . import kernel, landlock, privateroot, seccomp
 from .layout import Layout
+from .scratch import remove_tree
 
 _FLAGS = (
     kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET
@@ -56,6 +59,7 @@ class Walls:
                 ("gid_map", f"{_INSIDE} {gid} 1"),
             ):
                 _write(own, name, text)
+            socket.sethostname("sandbox")  # the host's name is nothing for programs to see
         except OSError as error:
             self.missing |= dict.fromkeys(("user", "pid", "net", "fs", "fork"), str(error))
         finally:
@@ -96,8 +100,18 @@ class Walls:
 
     def clean_up(self, pid: int) -> None:
         """Remove what a dead session left on the host's disk."""
-        if self.scratch:
-            shutil.rmtree(f"{self.scratch}/{pid}", ignore_errors=True)
+        folder = f"{self.scratch}/{pid}"
+        with suppress(OSError):
+            if self.scratch and os.listdir(folder):
+                os.rename(folder, gone := f"{folder}-{time.monotonic_ns()}")
+                # There may be a great deal, and the server has others to see to.
+                if os.fork() == 0:
+                    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+                    kernel.close_from(3)
+                    remove_tree(gone)
+                    os._exit(0)
+            elif self.scratch:
+                os.rmdir(folder)
 
     def confine(self, limits: dict[str, Any], uplink: socket.socket) -> None:
         """Lock in the calling process for good; its listener, if any, goes up the `uplink`."""

@@ -76,8 +76,11 @@ CLONE_THREAD = 0x00010000
 # fcntl: duplicates, descriptor flags, status flags, record locks. Not F_SETOWN or F_SETSIG:
 # with O_ASYNC they send a signal of choice to a process of choice.
 _FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032)
-# ioctl: TCGETS and TIOCGWINSZ (isatty, terminal size), FIONREAD, FIOCLEX, FIONCLEX.
-_IOCTL = (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)
+# ioctl: TCGETS and TIOCGWINSZ (isatty, terminal size), FIONREAD, FIONBIO, FIOCLEX, FIONCLEX.
+_IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+_RENAME = (0, 1, 2)  # renameat2: not to replace, to exchange; not RENAME_WHITEOUT, a device
+# Landlock does not know of them, and a descriptor to read from is enough for the last two.
+_ATTRIBUTES = ("chmod", "fchmodat", "fchmod", "utimensat")
 # Decided by the fork server: threads are counted, signals go to the own process only, and a
 # copy of the session is made only when the host has asked for one.
 SUPERVISED = ("clone", "tgkill", "capset", "unshare", "setsid")
@@ -114,7 +117,8 @@ def _prologue(machine: Machine) -> list[bytes]:
 
 
 def allow_list(machine: Machine, *, supervised: bool) -> bytes:
-    """The strict program. Without supervision, signals and copies are refused outright."""
+    """The strict program. Without supervision, signals and copies are refused outright; so are
+    modes and times of files, since then there may be no root of its own either."""
     calls = machine.calls
     perm = ERRNO(errno.EPERM)
     zero = [_op(_JEQ, 0, 1, 0), _op(_RET, perm)]
@@ -122,12 +126,14 @@ def allow_list(machine: Machine, *, supervised: bool) -> bytes:
         "clone3": [_op(_RET, ERRNO(errno.ENOSYS))],  # flags lie in memory: libc falls back
         "fcntl": _one_of(1, _FCNTL, perm),
         "ioctl": _one_of(1, _IOCTL, ERRNO(errno.ENOTTY)),
+        "renameat2": _one_of(4, _RENAME, perm),
         # prlimit64 may read the own limits and set none.
         "prlimit64": [_arg(0), *zero, _arg(2), *zero, _arg(2, True), *zero, _op(_RET, ALLOW)],
     }
     if not supervised:
         thread = [_arg(0), _op(_JSET, CLONE_THREAD, 1, 0), _op(_RET, perm), _op(_RET, ALLOW)]
         rules |= {"clone": thread} | {c: [_op(_RET, perm)] for c in SUPERVISED if c != "clone"}
+        rules |= {c: [_op(_RET, perm)] for c in _ATTRIBUTES if c in calls}
     code = _prologue(machine)
     for name, body in rules.items():
         code += _on_call(calls[name], body)
