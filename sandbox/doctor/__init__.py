@@ -15,7 +15,7 @@ from ..base import Sandbox
 from ..local import LocalSandbox
 from ..types import SandboxError
 from . import machine, outside, probes
-from .advice import advice
+from .advice import what_to_do
 from .probes import Found, Patient
 from .report import Report, Result, Row
 
@@ -104,4 +104,4 @@ def _row(key: str, title: str, look: Callable[[], Found], why: str | None = None
         result, shown = Result.BROKEN, str(error)
     if result is Result.HOLDS:
         return Row(key, title, result, shown)
-    return Row(key, title, result, f"{shown} ({why})" if why else shown, advice(key))
+    return Row(key, title, result, f"{shown} ({why})" if why else shown, what_to_do(key))

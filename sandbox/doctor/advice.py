@@ -60,7 +60,7 @@ _OTHERWISE = (
 )
 
 
-def advice(key: str) -> str:
+def what_to_do(key: str) -> str:
     """What would make the guarantee `key` hold, on this machine."""
     return namespaces() if key in NAMESPACES else PLAIN.get(key, "")
 

@@ -96,7 +96,8 @@ def control_group(patient: Patient, pid: int) -> Found:
 
 def _groups(pid: str) -> set[str]:
     with suppress(OSError):
-        return {line.partition(":")[2] for line in Path(f"/proc/{pid}/cgroup").open()}
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        return {line.partition(":")[2] for line in lines}
     return set()
 
 
