@@ -32,6 +32,7 @@ from ..envs.types import (
 )
 from .agent import Agent
 from .engines.base import ContextOverflow, EngineError
+from .rendering import Renderer
 from .seeding import derive_seed
 
 MakeEnv = Callable[[], ChatEnv]
@@ -57,8 +58,8 @@ class RolloutLimits:
 
 
 @dataclass(slots=True)
-class _Recorder:
-    """A trajectory being written."""
+class Recorder:
+    """A trajectory being written: one agent's view of an episode."""
 
     token_ids: list[int] = field(default_factory=list)
     mask: list[bool] = field(default_factory=list)
@@ -70,6 +71,7 @@ class _Recorder:
     correct: bool | None = None
     failure: Invalid | None = None
     policy_version: int | None = None
+    last_ids: tuple[int, ...] = ()
 
     def observe(self, ids: Sequence[int]) -> None:
         self.token_ids += ids
@@ -80,6 +82,7 @@ class _Recorder:
         self.token_ids += completion.token_ids
         self.mask += [True] * len(completion.token_ids)
         self.logprobs += completion.logprobs
+        self.last_ids = completion.token_ids
         if self.policy_version is None:
             self.policy_version = completion.policy_version
 
@@ -109,14 +112,14 @@ async def rollout(
         RenderingError: the model's chat template cannot be used append-only.
     """
     limits = limits or RolloutLimits()
-    record = _Recorder()
+    record = Recorder()
     start = time.perf_counter()
     options = {"task": task} if task is not None else None
     try:
         observation, _ = env.reset(seed=seed if env_seed is None else env_seed, options=options)
     except Exception as error:  # noqa: BLE001 - the environment boundary
         record.failure = Invalid("env", f"reset: {type(error).__name__}: {error}")
-        return _finish(env, task, record, StopReason.ENV_ERROR, seed, start)
+        return close_record(env, task, record, StopReason.ENV_ERROR, seed, start)
     try:
         with nullcontext() if counted else agent.engine.episode():
             async with asyncio.timeout(limits.timeout_s):
@@ -129,13 +132,13 @@ async def rollout(
     except EngineError as error:
         record.failure = Invalid("engine", str(error))
         stop = StopReason.ENGINE_ERROR
-    return _finish(env, task, record, stop, seed, start)
+    return close_record(env, task, record, stop, seed, start)
 
 
 async def _play(
     env: ChatEnv,
     agent: Agent,
-    record: _Recorder,
+    record: Recorder,
     observation: list[Message],
     seed: int,
     limits: RolloutLimits,
@@ -144,38 +147,53 @@ async def _play(
     record.observe(renderer.opening(observation))
     record.prompt_length = len(record.token_ids)
     while True:
-        left = limits.max_tokens - record.num_sampled
-        if left < 1:
-            return StopReason.MAX_TOKENS
-        budget = min(left, agent.sampling.max_tokens)
+        turn = await speak(env, agent, renderer, record, observation, seed, limits)
+        if isinstance(turn, StopReason):
+            return turn
         begun = time.perf_counter()
-        turn_seed = derive_seed(seed, len(record.turns))
-        completion, text = await agent.act(
-            env, renderer, record.token_ids, max_tokens=budget, seed=turn_seed
-        )
-        record.sample(completion)
-        generated = time.perf_counter()
-        action = Message("assistant", text)
-        turn = Turn(
-            tuple(observation),
-            action,
-            num_sampled=len(completion.token_ids),
-            finish_reason=completion.finish_reason,
-            generate_s=generated - begun,
-        )
-        record.turns.append(turn)
-        if completion.finish_reason in (FinishReason.LENGTH, FinishReason.ABORT):
-            return _out_of_room(completion, budget)
-        step = await env.astep(action)
-        stop = _take_step(record, turn, step, time.perf_counter() - generated)
+        step = await env.astep(turn.action)
+        stop = _take_step(record, turn, step, time.perf_counter() - begun)
         if stop is not None:
             return stop
         observation = step[0]
-        record.observe(renderer.continuation(completion.token_ids, text, observation))
+        record.observe(renderer.continuation(record.last_ids, turn.action.content, observation))
+
+
+async def speak(
+    env: ChatEnv,
+    agent: Agent,
+    renderer: Renderer,
+    record: Recorder,
+    observation: Sequence[Message],
+    seed: int,
+    limits: RolloutLimits,
+) -> Turn | StopReason:
+    """Sample the next action into `record`; or why there is none to give to the environment."""
+    left = limits.max_tokens - record.num_sampled
+    if left < 1:
+        return StopReason.MAX_TOKENS
+    budget = min(left, agent.sampling.max_tokens)
+    begun = time.perf_counter()
+    turn_seed = derive_seed(seed, len(record.turns))
+    completion, text = await agent.act(
+        env, renderer, record.token_ids, max_tokens=budget, seed=turn_seed
+    )
+    record.sample(completion)
+    turn = Turn(
+        tuple(observation),
+        Message("assistant", text),
+        num_sampled=len(completion.token_ids),
+        finish_reason=completion.finish_reason,
+        generate_s=time.perf_counter() - begun,
+    )
+    record.turns.append(turn)
+    if completion.finish_reason in (FinishReason.LENGTH, FinishReason.ABORT):
+        return _out_of_room(completion, budget)
+    return turn
 
 
 def _take_step(
-    record: _Recorder, turn: Turn, step: tuple[Any, ...], env_s: float
+    record: Recorder, turn: Turn, step: tuple[Any, ...], env_s: float
 ) -> StopReason | None:
     _, reward, _, _, info = step
     record.failure = info.get("failure")
@@ -199,14 +217,15 @@ def _out_of_room(completion: Completion, budget: int) -> StopReason:
     return StopReason.CONTEXT_OVERFLOW if cut_by_context else StopReason.MAX_TOKENS
 
 
-def _finish(
+def close_record(
     env: ChatEnv,
     task: Task | None,
-    record: _Recorder,
+    record: Recorder,
     stop: StopReason,
     seed: int,
     start: float,
 ) -> Trajectory:
+    """The trajectory of an episode that is over."""
     invalid = stop in (StopReason.ENV_ERROR, StopReason.ENGINE_ERROR)
     truncated = not invalid and stop is not StopReason.COMPLETED
     started = env._episode is not None

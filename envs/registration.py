@@ -30,6 +30,11 @@ _BUILT_IN = (
         "Math problems with a sandboxed Python tool, graded exactly (after ZeroTIR)",
     ),
     (
+        "palestra/KuhnPoker-v0",
+        "palestra.envs.kuhn_poker:KuhnPoker",
+        "Kuhn poker for two seats, zero-sum, with exactly known exploitability",
+    ),
+    (
         "palestra/Reasoning-v0",
         "palestra.envs.reasoning:Reasoning",
         "Every reasoning-gym family, one or a mixture, at any level, with its own scorer",

@@ -1,0 +1,100 @@
+"""Games with seats: each side is a trajectory of its own, token for token."""
+
+import asyncio
+import re
+
+import pytest
+
+import palestra
+from palestra.agents.agent import Agent
+from palestra.agents.engines.base import EngineError, SamplingParams
+from palestra.agents.engines.scripted import ScriptedEngine
+from palestra.agents.matches import match, self_play
+from palestra.agents.rollout import EnvPool, RolloutLimits
+from palestra.envs.kuhn_poker import DEALS, FIRST, SECOND, prompt
+from palestra.envs.types import StopReason
+
+
+def kuhn(**options):
+    return palestra.make("palestra/KuhnPoker-v0", **options).unwrapped
+
+
+def agent(*replies, **options):
+    return Agent(ScriptedEngine(list(replies)), **options)
+
+
+def play(agents, cards=("K", "J"), **options):
+    env = kuhn()
+    task = env.tasks[DEALS.index(cards)]
+    return asyncio.run(match(env, agents, task, **options))
+
+
+def text_of(agent, trajectory, sampled):
+    ids = [t for t, m in zip(trajectory.token_ids, trajectory.mask, strict=True) if m is sampled]
+    return agent.engine.tokenizer.decode(ids)
+
+
+def test_each_seat_has_its_own_tokens_and_reward():
+    first, second = agent("I wait. [check]", "Now I know: [call]"), agent("Ha! [bet]")
+    sides = play({FIRST: first, SECOND: second})
+    assert {seat: t.reward for seat, t in sides.items()} == {FIRST: 2, SECOND: -2}
+    assert [t.action.content for t in sides[FIRST].turns] == [
+        "I wait. [check]",
+        "Now I know: [call]",
+    ]
+    seen = text_of(first, sides[FIRST], False)
+    assert prompt("K", "") in seen and prompt("K", "cb") in seen and "Ha!" not in seen
+    assert prompt("J", "c") in text_of(second, sides[SECOND], False)
+    assert re.findall(r"\[\w+\]", text_of(first, sides[FIRST], True)) == ["[check]", "[call]"]
+    for side in sides.values():
+        assert len(side.token_ids) == len(side.mask) == len(side.logprobs)
+        assert side.correct is (side.reward > 0) and side.outcome == "valid"
+
+
+def test_one_agent_may_play_every_seat():
+    sides = play(agent("[bet]"), ("J", "Q"))  # second answers a bet with [bet]: not legal
+    assert {seat: t.reward for seat, t in sides.items()} == {FIRST: 1, SECOND: -1}
+    with pytest.raises(ValueError, match="an agent for each"):
+        play({FIRST: agent("[bet]")})
+
+
+def test_who_runs_out_of_tokens_forfeits_alone():
+    wordy = agent("x" * 50 + "[check]", sampling=SamplingParams(max_tokens=10))
+    sides = play({FIRST: agent("[bet]"), SECOND: wordy})
+    assert sides[SECOND].stop_reason is StopReason.MAX_TOKENS
+    assert sides[SECOND].outcome == "truncated" and sides[SECOND].reward == -1
+    assert sides[FIRST].outcome == "valid" and sides[FIRST].reward == 1
+
+
+def test_a_lost_engine_makes_every_side_invalid():
+    class Lost(ScriptedEngine):
+        async def generate(self, prompt_ids, params):
+            raise EngineError("gone")
+
+    sides = play({FIRST: agent("[bet]"), SECOND: Agent(Lost(["x"]))})
+    assert all(t.outcome == "invalid" and t.reward is None for t in sides.values())
+    slow = agent("[bet]" * 9)
+    slow.engine.token_s = 0.2
+    sides = play(slow, limits=RolloutLimits(timeout_s=0.3))
+    assert {t.stop_reason for t in sides.values()} == {StopReason.TIMEOUT}
+
+
+def test_self_play_groups_by_task_and_seat():
+    noisy = Agent(ScriptedEngine(["[check]", "[call]"], probability=0.9))
+    tasks = list(kuhn().tasks)
+    groups = asyncio.run(self_play(EnvPool(kuhn), noisy, tasks, group_size=6, seed=5))
+    again = asyncio.run(self_play(EnvPool(kuhn), noisy, tasks, group_size=6, seed=5, concurrency=2))
+    assert [[t.token_ids for t in g.trajectories] for g in groups] == [
+        [t.token_ids for t in g.trajectories] for g in again
+    ]
+    assert [g.task.id for g in groups[::2]] == [task.id for task in tasks]
+    for group in groups:
+        assert len({t.token_ids[: t.prompt_length] for t in group.trajectories}) <= 2
+    only = asyncio.run(
+        self_play(EnvPool(kuhn), noisy, tasks, group_size=2, learning=[SECOND], seed=5)
+    )
+    assert all(
+        "checked" in text_of(noisy, g.trajectories[0], False)
+        or "bet." in text_of(noisy, g.trajectories[0], False)
+        for g in only
+    )
