@@ -34,6 +34,7 @@ print(42)
 """
 JOBS = ("print", "sympy", "open", "call", "fork")
 _WARM_UP = 3
+_FEWEST = 5
 _BARE_FORK = """\
 import importlib, json, os, sys, time
 sys.path[:], names, rehearsal, n = json.loads(sys.argv[1])
@@ -55,7 +56,14 @@ print(json.dumps(seconds))
 """
 
 
-def latency(job: str, n: int, sandbox: Sandbox, *, rest_s: float = 0.0) -> list[float]:
+def latency(
+    job: str,
+    n: int,
+    sandbox: Sandbox,
+    *,
+    rest_s: float = 0.0,
+    seconds: float = math.inf,
+) -> list[float]:
     """Seconds that each of `n` runs of `job` took, one after the other.
 
     Args:
@@ -63,6 +71,7 @@ def latency(job: str, n: int, sandbox: Sandbox, *, rest_s: float = 0.0) -> list[
             closes a session, `call` is one more call in a live one, `fork` a copy of a live one.
         rest_s: pause before each run, as between the calls of an agent: the back end may clean
             up and make ready meanwhile.
+        seconds: fewer runs, but at least five, when they take longer than this.
 
     Raises:
         ValueError: an unknown job.
@@ -70,18 +79,21 @@ def latency(job: str, n: int, sandbox: Sandbox, *, rest_s: float = 0.0) -> list[
     """
     if job not in JOBS:
         raise ValueError(f"unknown job {job!r}; jobs are {', '.join(JOBS)}")
-    seconds = []
+    times: list[float] = []
+    until = math.inf
     with _prepared(job, sandbox) as run:
         for i in range(n + _WARM_UP):
             time.sleep(rest_s)
             start = time.perf_counter()
+            if i == _WARM_UP:
+                times, until = [], start + seconds
+            elif len(times) >= _FEWEST and start > until:
+                break
             tidy = run()
-            took = time.perf_counter() - start
+            times.append(time.perf_counter() - start)
             if tidy is not None:
                 tidy()
-            if i >= _WARM_UP:
-                seconds.append(took)
-    return seconds
+    return times
 
 
 @contextmanager

@@ -88,9 +88,11 @@ def main(argv: Sequence[str]) -> int:
     options = parse(Options, argv, command="sandbox run", examples=EXAMPLES)
     from ...sandbox import SandboxError
 
-    code, name = _program(options)
-    stdin = _stdin(options)
     limits = _limits(options)
+    if options.stdin == options.file == "-":
+        raise UsageError("FILE and --stdin cannot both be standard input: name a file for one")
+    stdin = _read(options.stdin, "--stdin") if options.stdin else b""
+    code, name = _program(options)
     preload, require = words(options.preload), words(options.require)
     try:
         with make_sandbox(options.backend, preload=preload, require=require) as sandbox:
@@ -132,12 +134,6 @@ def _program(options: Options) -> tuple[str, str]:
     except (SyntaxError, UnicodeDecodeError) as error:
         raise UsageError(f"{options.file} is not a Python source file: {error}") from error
     return text, "<stdin>" if options.file == "-" else options.file
-
-
-def _stdin(options: Options) -> bytes:
-    if options.stdin == options.file == "-":
-        raise UsageError("FILE and --stdin cannot both be standard input: name a file for one")
-    return _read(options.stdin, "--stdin") if options.stdin else b""
 
 
 def _read(path: str, what: str) -> bytes:
