@@ -185,11 +185,13 @@ class Process:
             return handles[0]
         if not data:
             raise SandboxError("the fork server is gone")
-        refused = wire.parse(data)
-        number = refused["errno"]
+        refused = _parsed(data) or {}
+        number = refused.get("errno")
+        if not isinstance(number, int):
+            raise SandboxError("the fork server does not answer as it should")
         if do == "read" and number in (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO):
             number = errno.ENOENT
-        raise OSError(number, refused["why"], "/".join(parts))
+        raise OSError(number, str(refused.get("why")), "/".join(parts))
 
     def stop(self) -> None:
         """Keep the process from running between calls. Does nothing where that is refused."""
@@ -282,11 +284,13 @@ class Process:
             return self._ends[0].recv(wire.CHUNK + 1)
         # Only the server can send descriptors: the filter has no call for it.
         packet, extra, _, _ = self._ends[0].recvmsg(
-            wire.CHUNK + 1, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
+            wire.CHUNK + 1, socket.CMSG_LEN(4), socket.MSG_CMSG_CLOEXEC
         )
         for _, kind, data in extra:
-            if kind == socket.SCM_RIGHTS and self._handle < 0:
-                self._handle = int.from_bytes(data[:4], sys.byteorder)
+            if kind == socket.SCM_RIGHTS and len(data) == 4:
+                if self._handle >= 0:
+                    os.close(self._handle)
+                self._handle = int.from_bytes(data, sys.byteorder)
         return packet
 
     def _take(self, packet: bytes, reply: Reply, expect: int) -> None:
