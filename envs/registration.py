@@ -30,6 +30,11 @@ _BUILT_IN = (
         "Math problems with a sandboxed Python tool, graded exactly (after ZeroTIR)",
     ),
     (
+        "palestra/PythonExec-v0",
+        "palestra.envs.python_exec:PythonExec",
+        "Programming problems, graded by hidden unit tests in a session of their own",
+    ),
+    (
         "palestra/KuhnPoker-v0",
         "palestra.envs.kuhn_poker:KuhnPoker",
         "Kuhn poker for two seats, zero-sum, with exactly known exploitability",

@@ -1,0 +1,221 @@
+"""Plain data as text, and the calls that a graded session answers.
+
+The host imports this file; sessions are given its source, so it uses the standard library
+only and nothing of Palestra. What a session with model code in it says is data: whoever
+patches `encode` there changes which wrong answer it gives, and learns no expected value.
+
+Plain data are None, bool, int, float, complex, str, bytes, list, tuple, dict, set and
+frozenset of these. Subclasses (an IntEnum, a Counter, a named tuple, a numpy scalar) travel
+as the value of their base, so that no object whose methods run code ever arrives anywhere.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+MAX_DEPTH = 60
+_JSON_INT = 1 << 63
+
+
+class NotPlainError(ValueError):
+    """A value that is not plain data, or text that is not one."""
+
+
+def encode(value: Any) -> str:
+    """`value` as JSON text. Raises NotPlainError."""
+    return json.dumps(_flatten(value, 0), allow_nan=False, separators=(",", ":"))
+
+
+def decode(text: str) -> Any:
+    """The value that `encode` gave `text` for, made of exact built-in types only.
+
+    Raises:
+        NotPlainError: for any other text.
+    """
+    try:
+        return _build(json.loads(text), 0)
+    except NotPlainError:
+        raise
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise NotPlainError(f"not an encoded value: {error}") from error
+
+
+def _flatten(value: Any, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise NotPlainError(f"nested more than {MAX_DEPTH} deep")
+    if value is None or value is True or value is False:
+        return value
+    if isinstance(value, str):
+        return str.__getitem__(value, slice(None))
+    if isinstance(value, int):
+        number = int.__pos__(value)
+        return number if -_JSON_INT <= number < _JSON_INT else {"int": hex(number)}
+    if isinstance(value, float):
+        real = float.__pos__(value)
+        finite = real - real == 0
+        return real if finite else {"float": float.__repr__(real)}
+    if isinstance(value, complex):
+        return {"complex": [_flatten(value.real, depth), _flatten(value.imag, depth)]}
+    if isinstance(value, bytes):
+        return {"bytes": bytes.hex(value)}
+    return _flatten_container(value, depth + 1)
+
+
+def _flatten_container(value: Any, depth: int) -> Any:
+    if isinstance(value, list):
+        return [_flatten(item, depth) for item in list.__iter__(value)]
+    if isinstance(value, tuple):
+        return {"tuple": [_flatten(item, depth) for item in tuple.__iter__(value)]}
+    if isinstance(value, dict):
+        pairs = dict.items(value)
+        return {"dict": [[_flatten(key, depth), _flatten(item, depth)] for key, item in pairs]}
+    if isinstance(value, set):
+        return {"set": [_flatten(item, depth) for item in set.__iter__(value)]}
+    if isinstance(value, frozenset):
+        return {"frozenset": [_flatten(item, depth) for item in frozenset.__iter__(value)]}
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        return _flatten(value.item(), depth)
+    raise NotPlainError(f"a value of type {type(value).__name__}, which is not plain data")
+
+
+def _build(data: Any, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise NotPlainError(f"nested more than {MAX_DEPTH} deep")
+    if isinstance(data, list):
+        return [_build(item, depth + 1) for item in data]
+    if not isinstance(data, dict):
+        return data
+    if len(data) != 1:
+        raise NotPlainError("not an encoded value")
+    ((kind, body),) = data.items()
+    if kind not in _BUILDERS:
+        raise NotPlainError(f"unknown kind of value {kind!r:.50}")
+    return _BUILDERS[kind](body, depth + 1)
+
+
+def _items(body: Any, depth: int) -> list[Any]:
+    return [_build(item, depth) for item in body]
+
+
+_BUILDERS: dict[str, Callable[[Any, int], Any]] = {
+    "int": lambda body, depth: int(body, 16),
+    "float": lambda body, depth: float(body),
+    "complex": lambda body, depth: complex(*_items(body, depth)),
+    "bytes": lambda body, depth: bytes.fromhex(body),
+    "tuple": lambda body, depth: tuple(_items(body, depth)),
+    "dict": lambda body, depth: {_build(k, depth): _build(v, depth) for k, v in body},
+    "set": lambda body, depth: set(_items(body, depth)),
+    "frozenset": lambda body, depth: frozenset(_items(body, depth)),
+}
+
+
+class Said:
+    """Its repr is its text, so that a session's echo of it is the text itself."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.text = json.dumps(fields)
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def described(error: BaseException) -> list[str]:
+    """An exception as its type's name and its text."""
+    try:
+        return [type(error).__name__, str(error)[:500]]
+    except BaseException:  # noqa: BLE001 - a str() that raises
+        return [type(error).__name__, ""]
+
+
+class Callee:
+    """Runs in the session of the graded program: answers one call at a time."""
+
+    def __init__(self, names: dict[str, Any], entry_point: str) -> None:
+        self.names, self.entry_point = names, entry_point
+
+    def __call__(self, arguments: str) -> Said:
+        try:
+            args, kwargs = decode(arguments)
+            first, *rest = self.entry_point.split(".")
+            if first not in self.names:
+                return Said(error=["NameError", f"{first} is not defined"])
+            target = self.names[first]() if rest else self.names[first]
+            for name in rest:
+                target = getattr(target, name)
+            return Said(value=encode(target(*args, **kwargs)))
+        except BaseException as error:  # noqa: BLE001 - goes to the host as data
+            return Said(error=described(error))
+
+
+class Evaluator:
+    """Runs in a session of trusted code: evaluates test expressions to plain data."""
+
+    def __init__(self, names: dict[str, Any]) -> None:
+        self.names = names
+
+    def __call__(self, expression: str) -> Said:
+        try:
+            return Said(value=encode(eval(expression, self.names)))
+        except BaseException as error:  # noqa: BLE001 - goes to the host as data
+            return Said(error=described(error))
+
+
+class Checker:
+    """Runs in a session of trusted code: a check whose candidate lives elsewhere.
+
+    The check runs in a thread. Each call of the candidate ends the cell that is waiting in
+    `__call__` with the arguments; the next cell brings the answer.
+    """
+
+    def __init__(self, check: Callable[[Callable[..., Any]], Any]) -> None:
+        self._check = check
+        self._asked: SimpleQueue[Said] = SimpleQueue()
+        self._answered: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        self._started = False
+
+    def __call__(self, answer: str = "") -> Said:
+        if self._started:
+            self._answered.put(json.loads(answer))
+        else:
+            self._started = True
+            threading.Thread(target=self._run, daemon=True).start()
+        return self._asked.get()
+
+    def _run(self) -> None:
+        try:
+            self._check(self._candidate)
+        except BaseException as error:  # noqa: BLE001 - a failed check
+            self._asked.put(Said(failed=described(error)))
+        else:
+            self._asked.put(Said(passed=True))
+
+    def _candidate(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            arguments = encode((args, kwargs))
+        except NotPlainError as error:
+            self._asked.put(Said(unsupported=str(error)))
+            raise
+        self._asked.put(Said(call=arguments))
+        answer = self._answered.get()
+        if "error" in answer:
+            raise _exception(*answer["error"])
+        return decode(answer["value"])
+
+
+class CandidateError(Exception):
+    """The candidate raised something that is no built-in exception."""
+
+
+def _exception(name: str, text: str) -> Exception:
+    kind = getattr(builtins, name, None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        try:
+            return kind(text)
+        except TypeError:  # UnicodeDecodeError and its like take more
+            pass
+    return CandidateError(f"{name}: {text}")
