@@ -71,7 +71,8 @@ class Container:
             return
         try:
             stream = self._start(client)
-            self.link.serve(stream._sock)
+            self.link.serve()
+            stream.close()
         except Exception as error:  # noqa: BLE001 - raised in whoever opens a session
             why = error if isinstance(error, SandboxError) else f"{type(error).__name__}: {error}"
             self.link.fail(f"it could not be started: {why}")
@@ -98,6 +99,7 @@ class Container:
         stream = client.api.attach_socket(self.id, streams)
         if type(getattr(stream, "_sock", None)) is not socket.socket:
             raise SandboxError("DOCKER_HOST must be a unix:// socket or plain tcp://")
+        self.link.attach(stream._sock)
         client.api.start(self.id)
         return stream
 

@@ -54,15 +54,16 @@ def pack(number: int, fields: dict[str, Any], body: bytes = b"") -> bytes:
 
 
 class Reader:
-    """Cuts a stream into frames. `room` is asked before the bytes of a frame are taken."""
+    """Cuts a stream into frames."""
 
-    def __init__(self, room: Callable[[int], Room]) -> None:
-        self._room = room
+    def __init__(self) -> None:
         self._data = bytearray()
         self._wanted: tuple[int, int, int] | None = None  # the header, once it is there
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
+    def feed(self, data: bytes, room: Callable[[int], Room]) -> Iterator[Frame]:
         """Take what came; the frames that are whole.
+
+        `room` says how much a frame of that number may have, before its bytes are taken.
 
         Raises:
             ProtocolError: a frame that is too large, or no JSON object.
@@ -70,7 +71,7 @@ class Reader:
         self._data += data
         while True:
             if self._wanted is None and len(self._data) >= HEADER.size:
-                self._wanted = self._checked(HEADER.unpack_from(self._data))
+                self._wanted = _checked(HEADER.unpack_from(self._data), room)
                 del self._data[: HEADER.size]
             if self._wanted is None:
                 return
@@ -83,10 +84,11 @@ class Reader:
             self._wanted = None
             yield Frame(number, fields, body)
 
-    def _checked(self, header: tuple[int, int, int]) -> tuple[int, int, int]:
-        number, text, raw = header
-        room = self._room(number)
-        if text > room.fields or raw > room.body:
-            allowed = f"{room.fields} and {room.body}"
-            raise ProtocolError(f"a frame of {text} and {raw} bytes where {allowed} are taken")
-        return header
+
+def _checked(header: tuple[int, int, int], room: Callable[[int], Room]) -> tuple[int, int, int]:
+    number, text, raw = header
+    taken = room(number)
+    if text > taken.fields or raw > taken.body:
+        allowed = f"{taken.fields} and {taken.body}"
+        raise ProtocolError(f"a frame of {text} and {raw} bytes where {allowed} are taken")
+    return header

@@ -37,7 +37,7 @@ class Gateway(asyncio.Protocol):
     def __init__(self, sandbox: LocalSandbox) -> None:
         self.ended = asyncio.Event()
         self._sandbox = sandbox
-        self._reader = Reader(lambda _: _ROOM)
+        self._reader = Reader()
         self._out: asyncio.WriteTransport | None = None
         self._sessions: dict[int, Session] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by the request's number
@@ -51,7 +51,7 @@ class Gateway(asyncio.Protocol):
         out.write(pack(0, {"tier": self._sandbox.tier, "missing": self._sandbox.missing}))
 
     def data_received(self, data: bytes) -> None:
-        for frame in self._reader.feed(data):
+        for frame in self._reader.feed(data, lambda _: _ROOM):
             self._take(frame)
 
     def connection_lost(self, exc: Exception | None) -> None:

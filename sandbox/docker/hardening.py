@@ -42,7 +42,7 @@ get_robust_list futex futex_waitv rseq restart_syscall getcpu getrandom epoll_cr
 epoll_create1 epoll_ctl epoll_ctl_old epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2
 memfd_create close_range seccomp landlock_create_ruleset landlock_add_rule
 landlock_restrict_self pidfd_open pidfd_send_signal
-unshare setns mount umount umount2 pivot_root mount_setattr
+sethostname unshare setns mount umount umount2 pivot_root mount_setattr
 """
 
 

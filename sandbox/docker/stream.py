@@ -52,10 +52,10 @@ class Link:
         self._numbers = itertools.count(1)
         self._exchanges: dict[int, Exchange] = {}
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._reader = Reader(self._room)
+        self._reader = Reader()
         self._streams = _Streams()
         self.greeting = self._exchanges[0] = Exchange(PLAIN)
-        weakref.finalize(self, _close, self._wake, self.greeting.event)
+        weakref.finalize(self, _close, self._wake, self.greeting.event).atexit = False
         _links.add(self)
 
     def ask(
@@ -101,10 +101,16 @@ class Link:
                 _raise_flag(exchange.event)
             os.eventfd_write(self._wake, 1)
 
-    def serve(self, end: socket.socket) -> None:
-        """Read, and write what could not be written at once, until the container is lost."""
+    def attach(self, end: socket.socket) -> None:
+        """Have the stream; nothing is read or written yet."""
         end.setblocking(False)
         self._socket = end
+
+    def serve(self) -> None:
+        """Read, and write what could not be written at once, until the container is lost."""
+        end = self._socket
+        if end is None:
+            raise RuntimeError("nothing to serve before `attach`")
         poller = select.poll()
         poller.register(self._wake, select.POLLIN)
         while not self.lost:
@@ -118,11 +124,13 @@ class Link:
                 self._receive(end)
             except ProtocolError as error:
                 self.fail(f"it broke the protocol: {error}")
+        with self._lock:
+            end.close()
 
     def disown(self) -> None:
         """In a process forked from the host: let go of the stream, without ending it."""
-        if self._socket is not None:
-            self._socket.close()
+        if self._socket is not None and self._socket.fileno() >= 0:
+            os.close(self._socket.detach())  # whatever else refers to it
 
     def _send(self, data: bytes, number: int = 0, exchange: Exchange | None = None) -> None:
         with self._lock:
@@ -162,7 +170,7 @@ class Link:
                 if kind == _STDERR:
                     self.words = (self.words + payload)[-WORDS:]
                     continue
-                for frame in self._reader.feed(payload):
+                for frame in self._reader.feed(payload, self._room):
                     self._hand_over(frame)
 
     def _room(self, number: int) -> Room:
