@@ -1,9 +1,10 @@
 """Starting the fork server.
 
 Started by exec in an empty environment, it holds nothing but the interpreter, the preloaded
-libraries and this code; whatever it knows, sessions can read. Two processes: the launcher
-makes the namespaces and watches the host, the server proper (pid 1 of its own process
-namespace) preloads, then forks sessions. When either dies, the kernel ends every session.
+libraries and this code; whatever it knows, sessions can read. Three processes: the launcher
+makes the namespaces and watches the host; the zygote (pid 1 of its own process namespace)
+preloads, then forks sessions; the server, forked before the preload, takes the host's commands
+and sees to the sessions. When one of them dies, the kernel ends the others and every session.
 """
 
 # Paths here are plain strings: most go straight into system calls.
@@ -11,8 +12,6 @@ namespace) preloads, then forks sessions. When either dies, the kernel ends ever
 
 from __future__ import annotations
 
-import gc
-import importlib
 import json
 import os
 import resource
@@ -24,38 +23,12 @@ import traceback
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from . import child, kernel, layout, wire
+from . import child, kernel, layout, memory, wire
 from .isolation import Walls
+from .rehearsal import preload
 from .scratch import remove_tree
-from .server import Server
-
-REHEARSAL = {
-    "numpy": "import numpy; numpy.linalg.det(numpy.eye(3) + 1); numpy.random.rand(3).mean()",
-    "sympy": (
-        "import sympy; x = sympy.Symbol('x'); sympy.factor(x**4 - 1); sympy.sympify('x**2 + 1')\n"
-        "sympy.integrate(x**2 * sympy.sin(x), (x, 0, 1)); sympy.limit(sympy.sin(x) / x, x, 0)\n"
-        "sympy.Matrix([[1, x], [2, 3]]).det(); sympy.latex(sympy.sqrt(x)); sympy.factorint(360)\n"
-        "sympy.integrate(sympy.exp(-x) * x, (x, 0, sympy.oo)); sympy.solve(x**2 - x - 1, x)\n"
-        "sympy.simplify(sympy.sin(x)**2 + sympy.cos(x)**2); str(sympy.Rational(1, 3) + x)"
-    ),
-}
-
-
-def _preload(names: list[str]) -> list[str]:
-    """Import and rehearse; the names that are not installed."""
-    absent = []
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            absent.append(name)
-            continue
-        # Running a typical snippet once fills lazily made tables; clearing sympy's cache
-        # afterwards keeps the tables and forgets the answers.
-        exec(REHEARSAL.get(name, ""), {})
-    if "sympy" in sys.modules:
-        sys.modules["sympy"].core.cache.clear_cache()
-    return absent
+from .server import Links, Server
+from .zygote import Zygote
 
 
 def _virtual_bytes() -> int:
@@ -76,13 +49,13 @@ def main(text: str) -> NoReturn:
     try:
         host = os.pidfd_open(config["host"])
         walls.raise_launcher()
-        server = os.fork()
+        zygote = os.fork()
     except BaseException:  # noqa: BLE001 - the host raises it as SandboxError
         _send(control, error=traceback.format_exc())
         os._exit(1)
-    if server:
+    if zygote:
         control.close()
-        _watch(host, server)
+        _watch(host, zygote)
         remove_tree(config["scratch"], wait_s=2.0)
         os._exit(0)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -90,19 +63,20 @@ def main(text: str) -> NoReturn:
     _serve(control, walls, config)
 
 
-def _watch(host: int, server: int) -> None:
-    """The launcher's life: until the host or the server ends, whichever goes first.
+def _watch(host: int, zygote: int) -> None:
+    """The launcher's life: until the host or the zygote ends, whichever goes first.
 
     A process descriptor, because PDEATHSIG would fire when the host's starting *thread* ends.
     """
     poller = select.poll()
     poller.register(host, select.POLLIN)
-    poller.register(os.pidfd_open(server), select.POLLIN)
+    poller.register(os.pidfd_open(zygote), select.POLLIN)
     poller.poll()
-    os.kill(server, signal.SIGKILL)
+    os.kill(zygote, signal.SIGKILL)
 
 
 def _serve(control: socket.socket, walls: Walls, config: dict[str, Any]) -> NoReturn:
+    """Raise the walls, fork the server off, load the libraries, and be the zygote."""
     try:
         walls.raise_server(config["scratch"])
         refused = [layer for layer in config["require"] if layer in walls.missing]
@@ -112,23 +86,41 @@ def _serve(control: socket.socket, walls: Walls, config: dict[str, Any]) -> NoRe
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
         os.environ.clear()
+        links = _fork_server(control, walls, config["ready"])
         sys.path[:] = config["site"] if "fs" in walls.missing else walls.layout.path
         child.prepare_streams()
-        absent = _preload(config["preload"])
+        absent = preload(config["preload"])
         walls.baseline = _virtual_bytes()
-        gc.collect()
-        gc.freeze()
-        gc.disable()
+        memory.settle()
         _send(control, ready=True, missing=walls.missing, absent=absent)
+        control.close()
         config.clear()  # sessions can read the frames that they were forked in
-        Server(control, walls).run()
+        Zygote(walls, *links).run()
     except BaseException:  # noqa: BLE001 - the host raises it as SandboxError
         _send(control, error=traceback.format_exc())
+    os._exit(0)
+
+
+def _fork_server(control: socket.socket, walls: Walls, ready: int) -> list[socket.socket]:
+    """Start the server, still small; the zygote's ends of their sockets."""
+    pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3)]
+    if os.fork():
+        for own, _ in pairs:
+            own.close()
+        return [far for _, far in pairs]
+    try:
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who removes files for it is not awaited
+        for _, far in pairs:
+            far.close()
+        Server(control, walls, Links(*(own for own, _ in pairs)), ready).run()
+    except BaseException:  # noqa: BLE001 - shown where the host's own errors are
+        os.write(2, traceback.format_exc().encode())
     os._exit(0)
 
 
 def _send(control: socket.socket, **fields: Any) -> None:
     if "error" in fields:
         fields["error"] = fields["error"][-8000:]
-    with suppress(BrokenPipeError):  # the host has gone already
+    with suppress(OSError):  # the host has gone already
         control.send(json.dumps(fields).encode())

@@ -112,6 +112,9 @@ class LocalSandbox(Sandbox):
             opens (SandboxError). By default the strongest walls there are, see `tier`.
         max_running: programs running at once; further calls queue before their clock starts.
             Twice the number of usable cores by default.
+        ready: sessions made before anybody asks, for the limits most recently asked for, so
+            that opening one costs no fork; 0 for none. By default twice the number of usable
+            cores, at most 16.
     """
 
     def __init__(
@@ -121,8 +124,9 @@ class LocalSandbox(Sandbox):
         limits: Limits | None = None,
         require: tuple[str, ...] = (),
         max_running: int | None = None,
+        ready: int | None = None,
     ) -> None:
-        self.config = Config(tuple(preload), limits or Limits(), tuple(require), max_running)
+        self.config = Config(tuple(preload), limits or Limits(), tuple(require), max_running, ready)
         self.gate = Gate(max_running or 2 * len(os.sched_getaffinity(0)))
         self.counters = Counters()
         self._lock = threading.Lock()
@@ -194,9 +198,7 @@ class LocalSandbox(Sandbox):
                 raise SandboxError("the sandbox was closed")
             server = self._server
             if server is None or server.owner != os.getpid() or not server.alive():
-                own = self.config
-                config = {"preload": own.preload, "require": own.require, "site": sys.path}
-                server = self._server = _Server(config)
+                server = self._server = _Server(self.config.for_server())
             return server
 
     def new_process(self, limits: Limits) -> Process:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..types import Limits
 
@@ -10,6 +13,7 @@ PRELOAD = (
     *("math", "cmath", "fractions", "decimal", "itertools", "functools", "collections", "re"),
     *("statistics", "random", "numpy", "sympy"),
 )
+MAX_READY = 16  # by default; each takes some 3 MB
 LAYERS = ("user", "pid", "net", "fs", "uid", "landlock", "seccomp", "fork")
 
 
@@ -18,13 +22,14 @@ class Config:
     """The arguments of `LocalSandbox`, by the same names; see there.
 
     Raises:
-        ValueError: a layer that is none, or no place to run in.
+        ValueError: a layer that is none, no place to run in, or less than no spare session.
     """
 
     preload: tuple[str, ...] = PRELOAD
     limits: Limits = field(default_factory=Limits)
     require: tuple[str, ...] = ()
     max_running: int | None = None
+    ready: int | None = None
 
     def __post_init__(self) -> None:
         for layer in self.require:
@@ -32,3 +37,15 @@ class Config:
                 raise ValueError(f"unknown layer {layer!r}; layers are {', '.join(LAYERS)}")
         if self.max_running is not None and self.max_running < 1:
             raise ValueError(f"max_running must be at least 1 (or None), got {self.max_running}")
+        if self.ready is not None and self.ready < 0:
+            raise ValueError(f"ready must be at least 0 (or None), got {self.ready}")
+
+    def for_server(self) -> dict[str, Any]:
+        """What the server has to know."""
+        spares = min(2 * len(os.sched_getaffinity(0)), MAX_READY)
+        return {
+            "preload": self.preload,
+            "require": self.require,
+            "site": sys.path,
+            "ready": spares if self.ready is None else self.ready,
+        }

@@ -142,7 +142,8 @@ class Copies:
     def _strays(self) -> dict[int, int]:
         """Living processes that are no sessions, with their parents."""
         found = (int(name) for name in os.listdir("/proc") if name.isdigit())
-        status = {pid: _status(pid) for pid in found if pid != 1 and pid not in self._known}
+        own = (1, os.getpid())
+        status = {pid: _status(pid) for pid in found if pid not in own and pid not in self._known}
         return {pid: s["PPid"] for pid, s in status.items() if s and not s["Dead"]}
 
     def _clear(self) -> None:

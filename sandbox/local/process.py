@@ -89,7 +89,8 @@ class Process:
 
     def launch(self, seed: int) -> Conversation[None]:
         """Have the server make the process, and wait until it is ready."""
-        yield from self.announce({"op": "open", "seed": seed})
+        yield from self.announce({"op": "open"})
+        self._transmit(deque(wire.packets({"seed": seed})))
         yield from self.await_ready(START_S)
 
     def announce(self, op: dict[str, Any]) -> Conversation[None]:

@@ -1,7 +1,7 @@
-"""The fork server's loop: sessions are forked, watched, and reported on when they end.
+"""The server's loop: sessions are made, watched, and reported on when they end.
 
-One thread, one epoll. It forks sessions on the host's command, kills those whose host hung up
-or whose CPU clock ran out, and is the only one to say how a session ended.
+One thread, one epoll. It has sessions forked on the host's command, kills those whose host
+hung up or whose CPU clock ran out, and is the only one to say how a session ended.
 """
 
 # Paths here are plain strings: most go straight into system calls.
@@ -9,25 +9,36 @@ or whose CPU clock ran out, and is the only one to say how a session ended.
 from __future__ import annotations
 
 import errno
-import fcntl
-import gc
 import itertools
 import json
 import os
 import select
 import signal
 import socket
-import traceback
+import time
+from collections import ChainMap
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
-from . import child, kernel, wire, workfiles
+from . import kernel, wire, workfiles
 from .copies import Copies, Copy, Family
 from .isolation import Walls
 from .notify import receive
+from .ready import Spare, Spares
 
 BATCH = 4  # commands between two looks at everything else
+CORES = os.cpu_count() or 1
+
+
+@dataclass
+class Links:
+    """The server's ends of its three sockets to the zygote."""
+
+    requests: socket.socket  # one at a time, answered at once
+    reports: socket.socket  # of deaths
+    uplink: socket.socket  # the listeners of new sessions' filters
 
 
 @dataclass
@@ -46,58 +57,67 @@ class Live:
 class Server:
     """One epoll loop over the control socket, hang-ups, deaths and CPU clocks."""
 
-    def __init__(self, control: socket.socket, walls: Walls) -> None:
+    def __init__(self, control: socket.socket, walls: Walls, zygote: Links, ready: int) -> None:
         self._control = control
-        control.setblocking(False)
+        self._zygote = zygote
+        for end in (control, zygote.reports, zygote.uplink):
+            end.setblocking(False)
         self._walls = walls
         self._by_pid: dict[int, Live] = {}
+        self._by_sid: dict[int, Live] = {}
         self._by_fd: dict[int, Live] = {}
+        self._clocks_due = float("inf")
         self._families: dict[int, Family] = {}
+        supervised = "fork" not in walls.missing
+        self._spares = Spares(ready if supervised else 0, self._fork_session)
         self._copies: Copies | None = None
-        if "fork" not in walls.missing:
-            self._copies = Copies(self._adopt, self._abandon, self._by_pid)
+        if supervised:
+            known = ChainMap[int, Any](self._by_pid, self._spares.by_pid)
+            self._copies = Copies(self._adopt, self._abandon, known)
         self._half_made: dict[int, int] = {}
         self._farewells: dict[int, tuple[socket.socket, bytes]] = {}
         self._epoll = select.epoll()
-        self._wakeup, deaths = socket.socketpair()
-        for end in (self._wakeup, deaths):
-            end.setblocking(False)
-        self._deaths = deaths
-        signal.set_wakeup_fd(deaths.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        kernel.only_deaths()
-        self._uplink, self._downlink = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._uplink.setblocking(False)
-        for source in (control, self._wakeup, self._uplink):
+        for source in (control, zygote.reports, zygote.uplink):
             self._epoll.register(source, select.EPOLLIN)
 
     def run(self) -> None:
         """Serve until the host hangs up."""
         while True:
-            try:
-                events = self._epoll.poll(self._check_clocks())
-            except InterruptedError:
-                continue
+            pause = self._check_clocks()
+            lacking = self._spares.lacking()
+            events = self._epoll.poll(0 if lacking else pause)
             # A few at a time: a queue of opens must not keep deaths and hang-ups waiting.
             if not self._commands(BATCH):
                 return
             self._listeners()
             for descriptor, event in events:
-                if descriptor == self._wakeup.fileno():
-                    self._wakeup.recv(4096)
-                elif descriptor in self._families and event & select.EPOLLIN:
-                    asked = receive(descriptor)
-                    if asked is not None and self._copies is not None:
-                        if asked.name == "clone":  # the host's wish is queued before it
-                            self._commands(None)
-                        self._copies.decide(asked, self._families[descriptor])
-                elif descriptor in self._by_fd:
-                    self._kill(self._by_fd[descriptor], "host")
-                elif descriptor in self._half_made:
-                    self._abandon(self._half_made[descriptor], "the host gave up")
-                elif descriptor in self._farewells:
-                    self._farewell(*self._farewells.pop(descriptor))
-            self._reap()
+                self._attend(descriptor, event)
+            if not self._deaths():
+                return
+            if lacking and not events:  # nobody waits for anything
+                self._spares.make()
+
+    def _attend(self, descriptor: int, event: int) -> None:
+        if descriptor in self._families:
+            if event & select.EPOLLIN:
+                self._decide(descriptor)
+            else:  # no process is left; the last one's death will be reported soon
+                self._epoll.unregister(descriptor)
+        elif descriptor in self._by_fd:
+            self._kill(self._by_fd[descriptor], "host")
+        elif descriptor in self._half_made:
+            self._abandon(self._half_made[descriptor], "the host gave up")
+        elif descriptor in self._farewells:
+            self._farewell(*self._farewells.pop(descriptor))
+
+    def _decide(self, listener: int) -> None:
+        """A suspended call: a spare reports, or a session asks for something."""
+        asked = receive(listener)
+        if asked is None or self._copies is None or self._spares.waits(asked):
+            return
+        if asked.name == "clone":  # the host's wish is queued before it
+            self._commands(None)
+        self._copies.decide(asked, self._families[listener])
 
     def _commands(self, at_most: int | None) -> bool:
         """Read waiting commands; False when the host has gone."""
@@ -117,88 +137,85 @@ class Server:
                 self._fork(message, handles)
             elif message["op"] == "files":
                 self._files(message, socket.socket(fileno=handles[0]))
-            elif message["op"] == "cpu":
-                for live in self._by_pid.values():
-                    if live.sid == message["sid"]:
-                        self._renew(live, message["seconds"])
+            elif message["op"] == "cpu" and message["sid"] in self._by_sid:
+                self._renew(self._by_sid[message["sid"]], message["seconds"])
         return True
 
     def _open(self, message: dict[str, Any], handles: list[int]) -> None:
-        session = socket.socket(fileno=handles[0])
+        limits, session = message["limits"], socket.socket(fileno=handles[0])
+        spare = self._spares.take(limits)
+        family = None
         try:
-            pid = os.fork()
+            if spare is not None and self._hand_over(spare, handles):
+                pid, family = spare.pid, spare.family
+            else:
+                pid = self._fork_session(limits, handles)
         except OSError as error:
-            self._farewell(session, _exit_frame(error=f"fork: {error}"))
+            self._farewell(session, _exit_frame(error=str(error)))
+            return
+        finally:
             for handle in handles[1:]:
                 os.close(handle)
-            return
-        if pid == 0:
-            self._become_session(message, handles)
-        for handle in handles[1:]:
-            os.close(handle)
-        limits = message["limits"]
-        self._watch(Live(message["sid"], pid, session, limits["cpu_s"], limits["tasks"]))
+        live = Live(message["sid"], pid, session, limits["cpu_s"], limits["tasks"], family=family)
+        self._watch(live)
 
-    def _become_session(self, message: dict[str, Any], handles: list[int]) -> NoReturn:
+    def _hand_over(self, spare: Spare, handles: list[int]) -> bool:
+        """Make a session of a spare; whether that went well."""
         try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-            null = os.open("/dev/null", os.O_RDONLY)
-            # Move everything out of the way of 0..3 before putting it there.
-            wanted = (null, *handles[1:], handles[0], self._downlink.fileno())
-            high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 16) for fd in wanted]
-            for target, source in enumerate(high):
-                os.dup2(source, target)
-            kernel.close_from(5)
-            limits = message["limits"]
-            self._walls.confine(limits, socket.socket(fileno=4))
-            child.seed_everything(message["seed"])
-            gc.enable()
-        except BaseException:  # noqa: BLE001 - reported through the exit code and stderr
-            os.write(2, traceback.format_exc().encode())
-            os._exit(child.EXIT_SETUP)
-        child.serve(limits["output_bytes"])
+            assert spare.asked is not None
+            for source, target in zip(handles, (3, 1, 2), strict=True):
+                spare.asked.inject(source, target)
+        except OSError:  # it was killed in its sleep
+            self._spares.put_back(spare)
+            return False
+        spare.asked.pretend()
+        return True
+
+    def _fork_session(self, limits: dict[str, Any], handles: Sequence[int] = ()) -> int:
+        """Have the zygote fork; without `handles` a spare. OSError where it cannot."""
+        socket.send_fds(self._zygote.requests, [json.dumps(limits).encode()], handles)
+        answer = json.loads(self._zygote.requests.recv(wire.CHUNK) or b'{"error": "gone"}')
+        if "error" in answer:
+            raise OSError(answer["error"])
+        return int(answer["pid"])
 
     def _listeners(self) -> None:
         """Take in the listeners of new sessions: from then on their calls are decided."""
         while True:
             try:
-                data, handles, _, _ = socket.recv_fds(self._uplink, 64, 1)
+                data, handles, _, _ = socket.recv_fds(self._zygote.uplink, 64, 1)
             except BlockingIOError:
                 return
-            live = self._by_pid.get(int(data))
-            if live is None:
+            pid = int(data)
+            owner = self._by_pid.get(pid) or self._spares.by_pid.get(pid)
+            if owner is None:
                 os.close(handles[0])
                 continue
-            live.family = self._families[handles[0]] = Family(handles[0], live.tasks, {live.pid})
+            owner.family = self._families[handles[0]] = Family(handles[0], owner.tasks, {pid})
             self._epoll.register(handles[0], select.EPOLLIN)
 
     def _files(self, message: dict[str, Any], reply: socket.socket) -> None:
         """The host wants to read, write or list a session's files."""
-        live = next((one for one in self._by_pid.values() if one.sid == message["sid"]), None)
+        live = self._by_sid.get(message["sid"])
         if live is None:
             workfiles.refuse(reply, errno.ESRCH, "the session is gone")
         else:
             workfiles.answer(message, live.pid, self._walls.scratch, reply)
 
-    def _leave_family(self, live: Live) -> None:
-        self._abandon(live.pid, "the session ended while it was being copied")
-        if self._copies is not None:
-            self._copies.buried(live.pid)
-        family = live.family
+    def _leave_family(self, dead: Live | Spare) -> None:
+        family = dead.family
         if family is not None:
-            family.members.discard(live.pid)
+            family.members.discard(dead.pid)
             if not family.members:
                 del self._families[family.listener]
-                self._epoll.unregister(family.listener)
+                with suppress(FileNotFoundError):
+                    self._epoll.unregister(family.listener)
                 os.close(family.listener)
 
     def _fork(self, message: dict[str, Any], handles: list[int]) -> None:
         """The host is about to ask a session to copy itself."""
         self._listeners()
-        parent = next((p for p in self._by_pid.values() if p.sid == message["of"]), None)
+        parent = self._by_sid.get(message["of"])
         if self._copies is None or parent is None or parent.family is None:
             why = self._walls.missing.get("fork", "the session is gone")
             self._farewell(socket.socket(fileno=handles[0]), _exit_frame(error=why))
@@ -240,7 +257,9 @@ class Server:
         )
 
     def _watch(self, live: Live) -> None:
-        self._by_pid[live.pid] = self._by_fd[live.socket.fileno()] = live
+        self._by_pid[live.pid] = self._by_sid[live.sid] = live
+        self._by_fd[live.socket.fileno()] = live
+        self._look_by(live)
         self._epoll.register(live.socket, select.EPOLLRDHUP | select.EPOLLHUP)
         handles = []
         try:
@@ -252,11 +271,11 @@ class Server:
         for handle in handles:
             os.close(handle)
 
-    @staticmethod
-    def _renew(live: Live, seconds: float) -> None:
+    def _renew(self, live: Live, seconds: float) -> None:
         """From now on `seconds` of CPU, on top of what our own clock says was used."""
         with suppress(OSError):
             live.cpu_limit = kernel.cpu_seconds(live.pid) + seconds
+        self._look_by(live)
 
     def _kill(self, live: Live, reason: str) -> None:
         live.reason = live.reason or reason
@@ -264,29 +283,35 @@ class Server:
         with suppress(ProcessLookupError):
             os.kill(live.pid, signal.SIGKILL)
 
-    def _reap(self) -> None:
+    def _deaths(self) -> bool:
+        """Read the zygote's reports; False when it has gone itself."""
         while True:
             try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            live = self._by_pid.pop(pid, None)
-            if live is None:  # no session: what a spoilt copy left behind
-                continue
-            del self._by_fd[live.socket.fileno()]
-            self._leave_family(live)
-            self._walls.clean_up(pid)
-            self._farewell(
-                live.socket,
-                _exit_frame(
-                    status=os.waitstatus_to_exitcode(status),
-                    reason=live.reason,
-                    cpu=usage.ru_utime + usage.ru_stime,
-                    rss=usage.ru_maxrss << 10,
-                ),
-            )
+                data = self._zygote.reports.recv(wire.CHUNK)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            self._bury(json.loads(data))
+
+    def _bury(self, report: dict[str, Any]) -> None:
+        """What a dead process leaves behind; the host is told if it was a session."""
+        pid = report.pop("pid")
+        live, spare = self._by_pid.pop(pid, None), self._spares.buried(pid)
+        if spare is not None:
+            self._leave_family(spare)
+        if live is None:  # a spare, or what a spoilt copy left behind
+            return
+        del self._by_fd[live.socket.fileno()], self._by_sid[live.sid]
+        self._abandon(pid, "the session ended while it was being copied")
+        if self._copies is not None:
+            self._copies.buried(pid)
+        self._leave_family(live)
+        self._walls.clean_up(pid)
+        self._farewell(
+            live.socket,
+            _exit_frame(reason=live.reason, **report),
+        )
 
     def _farewell(self, end: socket.socket, frame: bytes) -> None:
         """Tell the host how the session ended; last word on that socket, then close it.
@@ -310,19 +335,37 @@ class Server:
 
     def _check_clocks(self) -> float | None:
         """Kill who is over; the time in which nobody else can get there."""
-        soonest = self._copies.check() if self._copies is not None else float("inf")
+        now = time.monotonic()
+        if now >= self._clocks_due:
+            self._clocks_due = now + max(0.02, self._read_clocks())
+        due = min(self._clocks_due - now, self._copies.check() if self._copies else float("inf"))
+        return None if due == float("inf") else due
+
+    def _read_clocks(self) -> float:
+        soonest = float("inf")
         for live in self._by_pid.values():
-            if live.reason:
-                continue
-            try:
-                left = live.cpu_limit - kernel.cpu_seconds(live.pid)
-            except OSError:
-                continue
+            left = self._left(live)
             if left <= 0:
                 self._kill(live, "cpu")
             else:
-                soonest = min(soonest, left / min(live.tasks, os.cpu_count() or 1))
-        return None if soonest == float("inf") else max(0.02, soonest)
+                soonest = min(soonest, left)
+        return soonest
+
+    def _look_by(self, live: Live) -> None:
+        """Read the clocks before this one can be over."""
+        due = time.monotonic() + max(0.02, self._left(live))
+        self._clocks_due = min(self._clocks_due, due)
+
+    @staticmethod
+    def _left(live: Live) -> float:
+        """Seconds in which a session cannot use up its CPU time; none when it has."""
+        if live.reason:
+            return float("inf")
+        try:
+            left = live.cpu_limit - kernel.cpu_seconds(live.pid)
+        except OSError:  # dead
+            return float("inf")
+        return left / min(live.tasks, CORES)
 
 
 def _exit_frame(**fields: Any) -> bytes:

@@ -67,10 +67,10 @@ def test_killing_the_server_between_calls_raises_from_the_next(small):
 
 
 def test_no_process_outlives_the_sandbox():
-    sandbox = LocalSandbox(("math",))
+    sandbox = LocalSandbox(("math",), ready=0)
     sessions = [sandbox.open() for _ in range(3)]
     pids = [sandbox.server_pid, *_everyone_below(sandbox.server_pid)]
-    assert len(pids) == 2 + len(sessions)
+    assert len(pids) == 3 + len(sessions)  # launcher, zygote, server
     sandbox.close()
     sandbox.close()
     assert all(_gone(pid) for pid in pids)
@@ -83,7 +83,7 @@ def test_no_process_outlives_the_sandbox():
 HOST = """
 import sys, threading
 from palestra.sandbox import LocalSandbox
-sandbox = LocalSandbox(("math",))
+sandbox = LocalSandbox(("math",), ready=0)
 made = []
 # From a thread that ends: PDEATHSIG alone would kill the server here.
 starter = threading.Thread(target=lambda: made.append(sandbox.open()))
@@ -98,7 +98,7 @@ def test_everything_dies_with_a_killed_host():
     host = subprocess.Popen([sys.executable, "-c", HOST], stdout=subprocess.PIPE, text=True)
     server = int(host.stdout.readline())
     pids = [server, *_everyone_below(server)]
-    assert len(pids) == 3
+    assert len(pids) == 4
     host.kill()
     host.wait()
     host.stdout.close()

@@ -1,0 +1,53 @@
+"""What a forked process does to become a session."""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import signal
+import socket
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from . import child, kernel
+from .isolation import Walls
+
+UPLINK = 4  # where the listener is sent from, closed by `confine`
+
+
+def become_session(
+    walls: Walls, limits: dict[str, Any], uplink: int, handles: Sequence[int]
+) -> NoReturn:
+    """Lock in the calling process and serve as a session.
+
+    `handles` are its socket, stdout and stderr; without them it is a spare, which waits in a
+    suspended call until the server has put them in place.
+    """
+    try:
+        _settle_in(uplink, handles)
+        walls.confine(limits, socket.socket(fileno=UPLINK))
+        if not handles:
+            child.rehearse(limits["output_bytes"])
+            os.setsid()
+        gc.enable()
+    except BaseException:  # noqa: BLE001 - reported through the exit code and stderr
+        os.write(2, traceback.format_exc().encode())
+        os._exit(child.EXIT_SETUP)
+    child.serve(limits["output_bytes"])
+
+
+def _settle_in(uplink: int, handles: Sequence[int]) -> None:
+    """Signals as a program expects them, descriptors 0 to 4, and no others."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    null = os.open("/dev/null", os.O_RDWR)
+    own, out, err = handles or (null, null, null)
+    # Move everything out of the way of 0..4 before putting it there.
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 16) for fd in (null, out, err, own, uplink)]
+    for target, source in enumerate(high):
+        os.dup2(source, target)
+    kernel.close_from(UPLINK + 1)
