@@ -16,7 +16,20 @@ from palestra.sandbox.local.client import _Server
 
 READY = [(0, wire.READY, 0), (0, wire.PROCESS, 1)]
 DEEP = ["[" * 900 + "]" * 900, "[" * 20_000 + "]" * 20_000, '{"a":' * 990 + "1" + "}" * 990]
-NUMBERS = ["0", "1", "2", "-1", "1.0", "1e400", "-1e999", "NaN", "-Infinity", "1" * 5000, "-40", "-9999"]
+NUMBERS = [
+    "0",
+    "1",
+    "2",
+    "-1",
+    "1.0",
+    "1e400",
+    "-1e999",
+    "NaN",
+    "-Infinity",
+    "1" * 5000,
+    "-40",
+    "-9999",
+]
 TEXTS = ['"MemoryError"', '""', '"\\ud800"', '"\\u0000"', '"' + "x" * 3000 + '"', '"\\ud83d"']
 ODD = ["null", "true", "[]", "{}", '{"id": 1}', "[[[1]]]", "", "nul", '{"a": 1, "a": 2}', "'"]
 tokens = st.one_of(
@@ -68,7 +81,9 @@ nearly = st.builds(lambda some, one: [*some, one], st.lists(outputs, max_size=2)
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.sampled_from([READY] * 4) | acts, st.lists(nearly | nearly | acts, min_size=1, max_size=4))
+@given(
+    st.sampled_from([READY] * 4) | acts, st.lists(nearly | nearly | acts, min_size=1, max_size=4)
+)
 def test_whatever_comes_the_outcome_is_a_defined_one(first, calls):
     numbered = enumerate(calls, 1)
     play(first, [[(i, data.replace(b"@", b"%d" % n), d) for i, data, d in c] for n, c in numbered])
