@@ -73,10 +73,10 @@ def palestra(ready: int | None) -> Iterator[Jobs]:
 
 def floor() -> Iterator[Jobs]:
     """Fork and exit of a process with the server's packages, rehearsed alike."""
-    from palestra.sandbox.local import boot
-    from palestra.sandbox.local.client import PRELOAD
+    from palestra.sandbox.local.config import PRELOAD
+    from palestra.sandbox.local.rehearsal import preload
 
-    boot._preload(list(PRELOAD))
+    preload(list(PRELOAD))
 
     def fork() -> None:
         pid = os.fork()
