@@ -64,7 +64,7 @@ class Copy:
     handles: list[int]  # what become descriptors 3, 1 and 2
     middle: int = 0
     pid: int = 0
-    started: bool = False
+    started: float = 0.0  # when its first fork was allowed, in monotonic seconds
     deadline: float = field(default_factory=lambda: time.monotonic() + wire.FORK_S)
 
 
@@ -135,7 +135,9 @@ class Copies:
         own |= {pid for pid, up in strays.items() if up in own}
         if sum(map(_cpu_seconds, own)) > COPY_CPU_S:
             return f"the copy used over {COPY_CPU_S:g} s of CPU before it was complete"
-        if {copy.middle, copy.pid} - {0} - own:  # neither ends by itself
+        # None of them ends by itself; the first takes no time to appear.
+        gone = copy.started and now > copy.started + LOOK_S and not own
+        if gone or {copy.middle, copy.pid} - {0} - own:
             return "the copy ended before it was complete"
         return "" if now < copy.deadline else f"the copy took over {wire.FORK_S:g} s"
 
@@ -192,7 +194,7 @@ class Copies:
             if asked.tid in self._suspects:
                 self._clear()
                 self._suspects.discard(asked.tid)
-            own.started = True
+            own.started = time.monotonic()
             asked.allow()
         elif plain and parents is not None and parents.started and not parents.middle:
             parents.middle = asked.tid
