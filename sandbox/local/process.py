@@ -53,7 +53,6 @@ class Process:
         self.owner = os.getpid()
         self.cpu_used = 0.0
         self.cpu_limit = 0.0
-        self.calls = 0
         self.ready = False
         self._awaited = {wire.READY, wire.PROCESS}
         self._handle = -1  # a process descriptor, once the server has sent it

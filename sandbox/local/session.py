@@ -20,23 +20,15 @@ from ..paths import plain_path
 from ..types import Execution, Limits, SandboxError
 from . import transfer, wire
 from .process import Process, Reply
-from .verdict import Ending, ending, judge, number, text
+from .twin import NotCopiedError, copy
+from .verdict import Ending, ending, judge
 from .waiting import Conversation, Wait, adrive, drive
 
 if TYPE_CHECKING:
     from .client import LocalSandbox
 
-GRACE_S = 5.0  # that the server has the first word on a copy that takes too long
-SAVE_S = 1.0  # that saving the state before a call may take, however short the call's own clock
-FILES_S = 15.0  # opening a file takes microseconds
-
-
-class NotCopiedError(SandboxError):
-    """A session did not copy itself. `reply` is how it answered; it may have died over it."""
-
-    def __init__(self, why: str, reply: Reply) -> None:
-        super().__init__(f"the session could not be copied: {why}")
-        self.reply = reply
+SAVE_S = 5.0  # that saving the state before a call may take, however short the call's own clock
+FILES_S = 120.0  # opening a file takes microseconds, once the server comes to it
 
 
 class LocalSession(Session):
@@ -144,9 +136,13 @@ class LocalSession(Session):
 
     def _still(self) -> Process | None:
         """The interpreter, unless it has ended."""
-        if self._process is not None and self._process.died():
-            self._ended = ending(Reply(), self._process).phrase + " between two calls"
-            self._go_on_with(None)
+        try:
+            if self._process is not None and self._process.died():
+                self._ended = ending(Reply(), self._process).phrase + " between two calls"
+                self._go_on_with(None)
+        except SandboxError as error:
+            self._failed(error)
+            raise
         return self._process
 
     def _living(self) -> Conversation[Process]:
@@ -164,11 +160,12 @@ class LocalSession(Session):
             self._process.close()
         self._process = process
 
-    def _lose(self, error: SandboxError) -> None:
-        if not self._lost:
+    def _failed(self, error: SandboxError) -> None:
+        """The session is lost for good, unless its interpreter is still there."""
+        if not self._lost and (self._process is None or self._process.gone):
             self._lost = f"the sandbox was lost: {error}"
             self._sandbox.counters.count("lost")
-        self._go_on_with(None)
+            self._go_on_with(None)
 
     def _run(self, code: str, wall_s: float | None, stdin: str | bytes) -> Conversation[Execution]:
         wall_s = _clock(self._limits.wall_s if wall_s is None else wall_s)
@@ -187,23 +184,24 @@ class LocalSession(Session):
 
     def _call(self, code: str, wall_s: float, stdin: bytes) -> Conversation[Execution]:
         saved: Process | None = None
+        number = self._calls + 1
+        frame = list(wire.packets({"id": number, "code": code}))  # ValueError before all else
         try:
             process = yield from self._living()
             if self._rollback:
                 try:
-                    saved = yield from self._copy(process, max(SAVE_S, wall_s))
+                    twin = self._sandbox.new_process(self._limits)
+                    saved = yield from copy(process, twin, max(SAVE_S, wall_s))
                 except NotCopiedError as error:
                     self._notice += f"[sandbox] no going back to before this call: {error}\n"
                     if process.gone or error.reply.killed:
                         return self._conclude(process, error.reply, None)
             yield from process.renew_cpu()
-            process.calls += 1
-            self._calls += 1
-            call = wire.packets({"id": process.calls, "code": code})
-            request = itertools.chain(wire.input_packets(stdin), call)
-            reply = yield from process.exchange(request, process.calls, wall_s)
+            self._calls = number
+            request = itertools.chain(wire.input_packets(stdin), frame)
+            reply = yield from process.exchange(request, number, wall_s)
         except SandboxError as error:
-            self._lose(error)
+            self._failed(error)
             if saved is not None:
                 saved.close()
             raise
@@ -239,53 +237,26 @@ class LocalSession(Session):
             try:
                 process = self._still()
                 if process is not None:
-                    twin = yield from self._copy(process, wire.FORK_S)
+                    twin = self._sandbox.new_process(self._limits)
+                    yield from copy(process, twin, wire.FORK_S)
             except NotCopiedError as error:
                 if process is not None and (process.gone or error.reply.killed):
                     self._ended = ending(error.reply, process).phrase
                     self._go_on_with(None)
                 raise
             except SandboxError as error:
-                self._lose(error)
+                self._failed(error)
                 raise
             except BaseException:
                 self._ended = "was in a fork that was interrupted"
                 self._go_on_with(None)
                 raise
-            copy = LocalSession(self._sandbox, self._limits, self._seed, rollback=self._rollback)
+            made = LocalSession(self._sandbox, self._limits, self._seed, rollback=self._rollback)
             # Without a twin there was nothing to copy: the next call of either starts afresh.
-            copy._process = twin
-            copy._calls, copy._ended, copy._notice = self._calls, self._ended, self._notice
-            copy._count("forked")
-            return copy
-
-    def _copy(self, process: Process, wait_s: float) -> Conversation[Process]:
-        """Announce the copy to the server, ask the interpreter to fork, await the twin.
-
-        Raises:
-            NotCopiedError: it did not, within `wait_s` for each of its two steps.
-        """
-        wait_s = min(wait_s, wire.FORK_S)
-        twin = self._sandbox.new_process(self._limits)
-        try:
-            yield from twin.announce({"op": "fork", "of": process.sid})
-            reply = yield from process.exchange([wire.FORK], 0, wait_s)
-            answer = reply.answer
-            if answer is None or answer.get("error"):
-                raise NotCopiedError(_refusal(reply, wait_s), reply)
-            try:
-                yield from twin.await_ready(wait_s + (GRACE_S if wait_s == wire.FORK_S else 0))
-            except SandboxError as error:
-                if twin.gone and twin.exit is None:  # nobody is there to say why
-                    raise
-                raise NotCopiedError(str(error), reply) from error
-        except BaseException:
-            twin.close()
-            raise
-        process.cpu_used = max(process.cpu_used, number(answer.get("cpu")))
-        twin.calls = process.calls
-        twin.stop()
-        return twin
+            made._process = twin
+            made._calls, made._ended, made._notice = self._calls, self._ended, self._notice
+            made._count("forked")
+            return made
 
     def _write_file(self, path: str, data: bytes) -> Conversation[None]:
         parts = plain_path(path)
@@ -307,16 +278,12 @@ class LocalSession(Session):
         """A descriptor from the server; see `workfiles`."""
         with self._alone():
             until = time.monotonic() + FILES_S
-            try:
-                while True:
-                    process = yield from self._living()
-                    try:
-                        return (yield from process.open_file(do, parts, until))
-                    except ProcessLookupError:  # it is dying; soon it is known to have died
-                        yield Wait((), time.monotonic() + 0.01)
-            except SandboxError as error:
-                self._lose(error)
-                raise
+            while True:
+                process = yield from self._living()
+                try:
+                    return (yield from process.open_file(do, parts, until))
+                except ProcessLookupError:  # it is dying; soon it is known to have died
+                    yield Wait((), time.monotonic() + 0.01)
 
 
 def _clock(wall_s: float) -> float:
@@ -331,14 +298,6 @@ def _input(stdin: str | bytes) -> bytes:
     if len(stdin) > wire.MAX_INPUT:
         raise ValueError(f"stdin has {len(stdin)} bytes; at most {wire.MAX_INPUT} are taken")
     return stdin
-
-
-def _refusal(reply: Reply, wait_s: float) -> str:
-    """Why a session did not copy itself."""
-    if reply.answer is not None:
-        why = reply.answer["error"]
-        return text(why[:1000]) if isinstance(why, str) else "it does not say why"
-    return f"it did not answer within {wait_s:g} s" if reply.killed == "timeout" else "it ended"
 
 
 def _seed(seed: int, calls: int) -> int:

@@ -1,0 +1,56 @@
+"""Copying a live interpreter, the host's part; the server's is in `copies`."""
+
+from __future__ import annotations
+
+from ..types import SandboxError
+from . import wire
+from .process import Process, Reply
+from .verdict import number, text
+from .waiting import Conversation
+
+GRACE_S = 5.0  # that the server has the first word on a copy that takes too long
+
+
+class NotCopiedError(SandboxError):
+    """A session did not copy itself. `reply` is how it answered; it may have died over it."""
+
+    def __init__(self, why: str, reply: Reply) -> None:
+        super().__init__(f"the session could not be copied: {why}")
+        self.reply = reply
+
+
+def copy(process: Process, twin: Process, wait_s: float) -> Conversation[Process]:
+    """Announce the copy to the server, ask the interpreter to fork, await the twin.
+
+    The twin stands still, as its original does. It counts its own CPU seconds from 0.
+
+    Raises:
+        NotCopiedError: there is no copy, within `wait_s` for each of the two steps.
+        SandboxError: the server is lost.
+    """
+    try:
+        yield from twin.announce({"op": "fork", "of": process.sid})
+        reply = yield from process.exchange([wire.FORK], 0, wait_s)
+        answer = reply.answer
+        if answer is None or answer.get("error"):
+            raise NotCopiedError(_refusal(reply, wait_s), reply)
+        try:
+            yield from twin.await_ready(wait_s + GRACE_S)
+        except SandboxError as error:
+            if twin.gone and twin.exit is None:  # nobody is there to say why
+                raise
+            raise NotCopiedError(str(error), reply) from error
+    except BaseException:
+        twin.close()
+        raise
+    process.cpu_used = max(process.cpu_used, number(answer.get("cpu")))
+    twin.stop()
+    return twin
+
+
+def _refusal(reply: Reply, wait_s: float) -> str:
+    """Why a session did not copy itself."""
+    if reply.answer is not None:
+        why = reply.answer["error"]
+        return text(why[:1000]) if isinstance(why, str) else "it does not say why"
+    return f"it did not answer within {wait_s:g} s" if reply.killed == "timeout" else "it ended"
