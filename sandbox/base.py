@@ -133,6 +133,9 @@ class Sandbox(_Closable):
     ) -> Session:
         """Open a session; its `random` and numpy state derive from `seed`.
 
+        That state goes on from call to call, and `fork` copies it. A fresh interpreter after a
+        kill is seeded from `seed` and the number of calls so far.
+
         With `rollback` a call that is killed leaves the state before it, at the cost of one
         fork for each call.
 
