@@ -35,11 +35,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import kernel, privateroot, wire
-from .copyfiles import WORK, copy_tree, open_files, reopen
+from .copyfiles import WORK, copy_tree, open_files, refuse_shared_memory
 from .notify import Asked
 from .seccomp import CLONE_THREAD
 
 LOOK_S = 0.25  # between two looks at copies under way
+APPEAR_S = 3.0  # from the permission to fork to the new process
 COPY_CPU_S = 1.0  # for the two processes of a copy under way; an honest one takes milliseconds
 _ROUNDS = 8  # of killing: three would do
 _FORK_FLAGS = 0x01200000  # CLONE_CHILD_CLEARTID and SETTID, as the C library's fork has them
@@ -135,8 +136,8 @@ class Copies:
         own |= {pid for pid, up in strays.items() if up in own}
         if sum(map(_cpu_seconds, own)) > COPY_CPU_S:
             return f"the copy used over {COPY_CPU_S:g} s of CPU before it was complete"
-        # None of them ends by itself; the first takes no time to appear.
-        gone = copy.started and now > copy.started + LOOK_S and not own
+        # None of them ends by itself; the first appears soon, however busy the machine is.
+        gone = copy.started and now > copy.started + APPEAR_S and not own
         if gone or {copy.middle, copy.pid} - {0} - own:
             return "the copy ended before it was complete"
         return "" if now < copy.deadline else f"the copy took over {wire.FORK_S:g} s"
@@ -233,6 +234,7 @@ class Copies:
         if os.path.samefile(f"{folder}/ns/mnt", f"/proc/{copy.parent}/ns/mnt"):
             raise PermissionError("the copy has no mount namespace of its own")
         limits = copy.message["limits"]
+        refuse_shared_memory(folder)
         opened = open_files(folder)
         entered = os.open(f"{folder}/ns/mnt", os.O_RDONLY)
         try:
@@ -242,14 +244,13 @@ class Copies:
                 kernel.umount(WORK)
                 privateroot.fresh_work_folder(WORK, limits["tmp_bytes"], limits["tmp_inodes"])
                 copy_tree(old, WORK)
-                for number, file in opened.items():
-                    reopen(asked, number, file)
+                opened.reopen(asked)
             finally:
                 os.close(old)
         finally:
             kernel.setns(self._home, kernel.CLONE_NEWNS)
-            for handle in (entered, *(f.deleted for f in opened.values() if f.deleted >= 0)):
-                os.close(handle)
+            os.close(entered)
+            opened.close()
 
     @staticmethod
     def _end(*pids: int) -> None:

@@ -5,19 +5,27 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import re
 import shutil
 import stat
-from dataclasses import dataclass
+import struct
+import termios
+from dataclasses import dataclass, field
 
+from . import kernel
 from .notify import Asked
 
 WORK = "/tmp"
+# A line of a maps file: anonymous memory that is shared, or any file of the working folder.
+_SHARED = re.compile(rb"^\S+ ...s \S+ \S+ \d+ +/dev/zero.*$|^\S+ .... \S+ \S+ \d+ +/tmp/.*$", re.M)
 
 
 @dataclass
 class Opened:
-    """A regular file under `WORK` that a process has open."""
+    """A file, folder or device that a process has open."""
 
     path: str
     flags: int
@@ -25,35 +33,118 @@ class Opened:
     deleted: int  # our handle on it where it has no name any more, else -1
 
 
-def open_files(folder: str) -> dict[int, Opened]:
-    """What a process has open under `WORK`, by its descriptor."""
-    found = {}
-    for name in os.listdir(f"{folder}/fd"):
-        link = f"{folder}/fd/{name}"
-        path = os.readlink(link)
-        if not path.startswith(f"{WORK}/") or not stat.S_ISREG(os.stat(link).st_mode):
-            continue
-        with open(f"{folder}/fdinfo/{name}") as file:
-            info = dict(line.split(":", 1) for line in file)
-        deleted = os.open(link, os.O_RDONLY) if path.endswith(" (deleted)") else -1
-        found[int(name)] = Opened(path, int(info["flags"], 8), int(info["pos"]), deleted)
+@dataclass
+class Pipe:
+    """One pipe: our handle on it, and which descriptors are which of its ends."""
+
+    handle: int
+    ends: dict[int, int] = field(default_factory=dict)  # descriptor -> its flags
+
+
+@dataclass
+class OpenFiles:
+    """What a process has open, but for sockets."""
+
+    files: dict[int, Opened] = field(default_factory=dict)
+    pipes: dict[str, Pipe] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Let go of our handles."""
+        for handle in (
+            *(file.deleted for file in self.files.values() if file.deleted >= 0),
+            *(pipe.handle for pipe in self.pipes.values()),
+        ):
+            os.close(handle)
+
+    def reopen(self, asked: Asked) -> None:
+        """Replace each of the caller's descriptors by one on the same thing of its own.
+
+        Nothing that two copies have open may be the same: an offset, a folder or a pipe in
+        common is a way to change, or to tell, the other one.
+        """
+        for number, file in self.files.items():
+            _reopen(asked, number, file)
+        for pipe in self.pipes.values():
+            _copy_pipe(asked, pipe)
+
+
+def open_files(folder: str) -> OpenFiles:
+    """What the process of a /proc folder has open.
+
+    Raises:
+        OSError: there is something that cannot be copied.
+    """
+    found = OpenFiles()
+    try:
+        for name in os.listdir(f"{folder}/fd"):
+            path = os.readlink(f"{folder}/fd/{name}")
+            if not path.startswith("socket:"):
+                _look(found, f"{folder}/fd/{name}", path, f"{folder}/fdinfo/{name}")
+    except BaseException:
+        found.close()
+        raise
     return found
 
 
-def reopen(asked: Asked, number: int, opened: Opened) -> None:
-    """Replace a descriptor of the caller by the same file of its own tmpfs."""
+def _look(found: OpenFiles, link: str, path: str, about: str) -> None:
+    number, mode = int(link.rpartition("/")[2]), os.stat(link).st_mode
+    with open(about) as file:
+        info = dict(line.split(":", 1) for line in file)
+    flags, gone = int(info["flags"], 8), path.endswith(" (deleted)")
+    if path.startswith("pipe:"):
+        if path not in found.pipes:
+            found.pipes[path] = Pipe(os.open(link, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        found.pipes[path].ends[number] = flags
+    elif path.startswith("/") and (not gone or stat.S_ISREG(mode)):
+        deleted = os.open(link, os.O_RDONLY | os.O_CLOEXEC) if gone else -1
+        found.files[number] = Opened(path, flags, int(info["pos"]), deleted)
+    else:
+        raise OSError(errno.EOPNOTSUPP, f"descriptor {number}, {path}, cannot be copied")
+
+
+def refuse_shared_memory(folder: str) -> None:
+    """Memory that two copies would have in common is no copy.
+
+    Raises:
+        OSError: the process has such memory.
+    """
+    with open(f"{folder}/maps", "rb") as file:
+        maps = file.read()
+    for found in _SHARED.finditer(maps):
+        raise OSError(errno.EOPNOTSUPP, f"mapped memory, {found[0].split()[-1]!r}, is shared")
+
+
+def _reopen(asked: Asked, number: int, opened: Opened) -> None:
     if opened.deleted < 0:
-        flags = opened.flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC)
+        # O_PATH: the kernel injects no such descriptor, so it gets one to read from.
+        flags = opened.flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_PATH)
         handle = os.open(opened.path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
     else:
         handle = os.open(WORK, os.O_TMPFILE | os.O_RDWR, 0o600)
     try:
         if opened.deleted >= 0:
             _copy_data(opened.deleted, handle)
-        os.lseek(handle, opened.position, os.SEEK_SET)
+        if opened.position:
+            os.lseek(handle, opened.position, os.SEEK_SET)
         asked.inject(handle, number)
     finally:
         os.close(handle)
+
+
+def _copy_pipe(asked: Asked, pipe: Pipe) -> None:
+    """A pipe of its own, with what waits in the other."""
+    ends = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        size = struct.unpack("i", fcntl.ioctl(pipe.handle, termios.FIONREAD, bytes(4)))[0]
+        if size and kernel.tee(pipe.handle, ends[1], size) != size:
+            raise OSError(errno.EOPNOTSUPP, "a pipe holds more than a copy of it can")
+        for number, flags in pipe.ends.items():
+            end = ends[flags & os.O_ACCMODE == os.O_WRONLY]
+            os.set_blocking(end, not flags & os.O_NONBLOCK)
+            asked.inject(end, number)
+    finally:
+        for end in ends:
+            os.close(end)
 
 
 def _copy_data(source: int, target: int) -> None:

@@ -82,6 +82,12 @@ def set_capabilities(*, effective: int, permitted: int) -> None:
     check(syscall(SYS_CAPSET, ctypes.byref(header), data), "capset")
 
 
+def tee(source: int, target: int, size: int) -> int:
+    """Copy what waits in one pipe to another, leaving it there; how much. Raises OSError."""
+    nonblock = 2
+    return check(libc.tee(source, target, ctypes.c_size_t(size), nonblock), "tee")
+
+
 def close_from(first: int) -> None:
     """Close every descriptor from `first` up."""
     if syscall(SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(0xFFFFFFFF), 0) < 0:

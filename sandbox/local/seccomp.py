@@ -74,8 +74,9 @@ MACHINES = {
 
 CLONE_THREAD = 0x00010000
 # fcntl: duplicates, descriptor flags, status flags, record locks. Not F_SETOWN or F_SETSIG:
-# with O_ASYNC they send a signal of choice to a process of choice.
-_FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032)
+# with O_ASYNC they send a signal of choice to a process of choice. Not F_GETLK: locks of others
+# on a file that all sessions see would be messages.
+_FCNTL = (0, 1, 2, 3, 4, 6, 7, 1030, 1032)
 # ioctl: TCGETS and TIOCGWINSZ (isatty, terminal size), FIONREAD, FIONBIO, FIOCLEX, FIONCLEX.
 _IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 _RENAME = (0, 1, 2)  # renameat2: not to replace, to exchange; not RENAME_WHITEOUT, a device
