@@ -6,14 +6,18 @@ prompt, the sampling, and the content. Only verdicts are kept, never failures.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
 import sqlite3
 import threading
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
+
+from ..types import Invalid
 
 _VERSION = 1  # of the keys; a change of what they mean must not find old verdicts
 
@@ -112,3 +116,32 @@ class DiskCache:
 
     def __reduce__(self) -> tuple[type[DiskCache], tuple[Path]]:
         return DiskCache, (self.path,)
+
+
+class Memo:
+    """A cache in front of an `async` question: what is known, or is being asked already (the
+    members of a group often answer alike), is not asked again."""
+
+    def __init__(self, cache: Cache | None = None) -> None:
+        self.cache: Cache = MemoryCache() if cache is None else cache
+        self._asking: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Future[Any]] = {}
+
+    async def __call__(self, key: str, ask: Callable[[], Awaitable[Any]]) -> Any:
+        """The value of `key`, asked for if need be. `Invalid` is passed on, not kept."""
+        if (known := self.cache.get(key)) is not None:
+            return known
+        at = (asyncio.get_running_loop(), key)
+        if at not in self._asking:
+            self._asking[at] = asyncio.ensure_future(self._ask(key, ask))
+            self._asking[at].add_done_callback(lambda _: self._asking.pop(at, None))
+        # Whoever is cancelled gives up for itself only: others may wait for the same answer.
+        return await asyncio.shield(self._asking[at])
+
+    async def _ask(self, key: str, ask: Callable[[], Awaitable[Any]]) -> Any:
+        value = await ask()
+        if not isinstance(value, Invalid):
+            self.cache.put(key, value)
+        return value
+
+    def __reduce__(self) -> tuple[type[Memo], tuple[Cache]]:
+        return Memo, (self.cache,)

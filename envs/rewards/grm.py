@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from ..episode import Grade
 from ..types import Group, Invalid, Task
-from .cache import Cache, MemoryCache, content_key
+from .cache import Cache, Memo, content_key
 from .endpoint import ChatModel
 from .extraction import last_boxed
 from .group import GroupReward, Values, final_text
@@ -136,7 +136,7 @@ class GenerativeRewardModel:
             raise ValueError(f"votes must be at least 1, got {votes}")
         self.model, self.votes, self.meta, self.prompt = model, votes, meta, prompt
         self.answer_of = answer_of
-        self.cache = MemoryCache() if cache is None else cache
+        self.memo = Memo(cache)
 
     async def __call__(self, task: Task, messages: Messages) -> Grade | Invalid:
         """Judge one answer on its own."""
@@ -179,23 +179,24 @@ class GenerativeRewardModel:
         )
         order = list(range(len(answers)))
         random.Random(key).shuffle(order)
-        text = self.cache.get(key)
-        if text is None:
-            try:
-                reply = await self.model.complete(
-                    self._ask(question, [answers[i] for i in order]), sample=number
-                )
-            except JudgeError as error:
-                return Invalid("judge", str(error))
-            text = reply.text if reply.finished else ""
-        shown = parse_scores(text, len(answers))
-        if shown is None:
-            wanted = f"{len(answers)} whole numbers in 1..10"
-            return Invalid("judge", f"expected {wanted} in a box, in {text[-200:]!r}")
-        self.cache.put(key, text)
-        by_answer = dict(zip(order, shown, strict=True))
+        shown = [answers[i] for i in order]
+        text = await self.memo(key, lambda: self._judgement(question, shown, number))
+        if isinstance(text, Invalid):
+            return text
+        by_answer = dict(zip(order, parse_scores(text, len(order)) or (), strict=True))
         scores = tuple(by_answer[i] for i in range(len(answers)))
         return Vote(scores, tuple(order), text)
+
+    async def _judgement(self, question: str, shown: Sequence[str], number: int) -> str | Invalid:
+        """The text of one judgement; it parses."""
+        try:
+            reply = await self.model.complete(self._ask(question, shown), sample=number)
+        except JudgeError as error:
+            return Invalid("judge", str(error))
+        if not reply.finished or parse_scores(reply.text, len(shown)) is None:
+            wanted = f"{len(shown)} whole numbers in 1..10"
+            return Invalid("judge", f"expected {wanted} in a box, in {reply.text[-200:]!r}")
+        return reply.text
 
     def _ask(self, question: str, shown: Sequence[str]) -> Messages:
         mark = content_key(question=question, shown=list(shown))[:12]

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..episode import Grade
 from ..types import Invalid, Message, Task
-from .cache import Cache, MemoryCache, content_key
+from .cache import Cache, Memo, content_key
 from .endpoint import ChatModel
 from .protocol import JudgeError, Messages
 
@@ -188,7 +188,7 @@ class Judge:
             raise ValueError(f"attempts must be at least 1, got {attempts}")
         self.model, self.prompt, self.answer_of = model, prompt, answer_of
         self.attempts = attempts
-        self.cache = MemoryCache() if cache is None else cache
+        self.memo = Memo(cache)
 
     async def __call__(self, task: Task, messages: Messages) -> Grade | Invalid:
         verdict = await self.verdict(
@@ -203,9 +203,10 @@ class Judge:
 
     async def verdict(self, **fields: str) -> Verdict | Invalid:
         """Judge any fields that the prompt's template names."""
-        key = self._key(fields)
-        if (known := self.cache.get(key)) is not None:
-            return Verdict(**known)
+        known = await self.memo(self._key(fields), lambda: self._ask(fields))
+        return known if isinstance(known, Invalid) else Verdict(**known)
+
+    async def _ask(self, fields: Mapping[str, str]) -> dict[str, Any] | Invalid:
         question = self.prompt.messages(**fields)
         outcome: float | Invalid = Invalid("judge", "not asked")
         for sample in range(self.attempts):
@@ -218,8 +219,7 @@ class Judge:
                 continue
             outcome = parse_verdict(reply.text, self.prompt.low, self.prompt.high)
             if not isinstance(outcome, Invalid):
-                self.cache.put(key, {"score": outcome, "text": reply.text})
-                return Verdict(outcome, reply.text)
+                return {"score": outcome, "text": reply.text}
         assert isinstance(outcome, Invalid)
         return outcome
 

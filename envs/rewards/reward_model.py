@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ..types import Invalid, Message, Task
-from .cache import Cache, MemoryCache, content_key
+from .cache import Cache, Memo, content_key
 from .protocol import Messages
 from .thinking import answer_to_score
 
@@ -40,7 +40,7 @@ class RewardModel:
         max_length: in tokens; longer conversations lose their beginning.
         answer_of: what of an assistant turn is shown (default: strict extraction of
             `<response>`, see `thinking.py`; `str` shows all of it).
-        cache: of scores by content; None keeps none.
+        cache: of scores by content; by default one in memory.
         options: for `from_pretrained`, e.g. `{"dtype": "bfloat16", "revision": "..."}`.
     """
 
@@ -64,7 +64,7 @@ class RewardModel:
         self.batch_size, self.max_length = batch_size, max_length
         self.answer_of = answer_of
         self.options = dict(options or {})
-        self.cache = MemoryCache() if cache is None else cache
+        self.memo = Memo(cache)
         self._start()
 
     def _start(self) -> None:
@@ -84,15 +84,16 @@ class RewardModel:
             options={name: str(value) for name, value in self.options.items()},
             conversation=list(conversation),
         )
-        if (known := self.cache.get(key)) is not None:
-            return float(known)
+        known: float | Invalid = await self.memo(key, lambda: self._ask(conversation))
+        return known
+
+    async def _ask(self, conversation: Conversation) -> float | Invalid:
         try:
             score = await asyncio.wrap_future(self._submit(conversation))
         except Exception as error:  # noqa: BLE001 - the reward boundary
             return Invalid("judge", f"{self.path}: {type(error).__name__}: {error}")
         if not math.isfinite(score):
             return Invalid("judge", f"{self.path}: the score is {score}")
-        self.cache.put(key, score)
         return score
 
     def shown(self, messages: Sequence[Message]) -> list[dict[str, str]]:

@@ -2,9 +2,12 @@
 
 import asyncio
 import math
+import re
+from pathlib import Path
 
 import pytest
 
+import palestra
 from palestra.envs.core import ChatEnv, ToolEnv
 from palestra.envs.episode import Grade
 from palestra.envs.rewards.composition import composed, gated, weighted
@@ -116,3 +119,11 @@ def test_an_environment_returns_one_as_its_grade():
     _, reward, _, truncated, info = env.step("hi")
     assert math.isnan(reward) and truncated and info["outcome"] is Outcome.INVALID
     env.close()
+
+
+def test_the_examples_of_the_rewards_page_run():
+    page = Path(palestra.__file__).resolve().parent.parent / "envs" / "rewards" / "README.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), {})

@@ -84,7 +84,7 @@ def test_another_wording_is_another_question(url):
     shared = Judge(endpoint(url, "judge:wording"))
     same = JudgePrompt("quality", "1", QUALITY.system, QUALITY.template + "\n")
     assert same.id != QUALITY.id and same.id.startswith("quality/1#")
-    other = Judge(shared.model, same, cache=shared.cache)
+    other = Judge(shared.model, same, cache=shared.memo.cache)
     for one in (shared, other, shared):
         asyncio.run(one(TASK, said("Rome")))
     assert asked(url, "judge:wording") == 2
@@ -244,6 +244,16 @@ def test_many_at_once_and_from_many_loops(url):
     reward.model.close()
     reward.model.close()
     assert asyncio.run(reward(TASK, said("once more"))).parts == {"score": 2.0}
+
+
+def test_a_group_that_answers_alike_is_judged_once(url):
+    reward = Judge(endpoint(url, "judge:alike"))
+
+    async def group():
+        return await asyncio.gather(*(reward(TASK, said("the same")) for _ in range(16)))
+
+    assert {grade.reward for grade in asyncio.run(group())} == {0.2}
+    assert asked(url, "judge:alike") == 1
 
 
 def test_another_prompt_and_another_scale(url):

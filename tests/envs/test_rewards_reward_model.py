@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from palestra.envs.rewards.cache import DiskCache, MemoryCache, content_key
+from palestra.envs.rewards.cache import DiskCache, Memo, MemoryCache, content_key
 from palestra.envs.rewards.reward_model import RewardModel
 from palestra.envs.rewards.thinking import NULL_ANSWER, answer_to_score
 from palestra.envs.types import Invalid, Message, Task, ToolCall
@@ -211,7 +211,7 @@ def test_a_model_that_fails_is_invalid_never_zero(tmp_path, folders):
     loaded.score.weight.data.fill_(math.nan)
     verdict = asyncio.run(model(TASK, answered("Rome")))
     assert isinstance(verdict, Invalid) and "nan" in verdict.message
-    assert len(model.cache) == 0
+    assert len(model.memo.cache) == 0
 
 
 def test_a_cancelled_request_leaves_the_others_alone(folders):
@@ -266,6 +266,31 @@ def test_a_memory_cache_forgets_what_was_used_least_recently():
     cache.get("a")
     cache.put("c", 3)
     assert [cache.get(k) for k in "abc"] == [1, None, 3]
+
+
+def test_what_is_being_asked_is_asked_once_and_failures_are_not_kept():
+    memo, asked = Memo(), []
+
+    def question(value):
+        async def ask():
+            asked.append(value)
+            await asyncio.sleep(0.01)
+            return value
+
+        return ask
+
+    async def together(value, n=5):
+        tasks = [asyncio.create_task(memo("k", question(value))) for _ in range(n)]
+        await asyncio.sleep(0)
+        tasks[0].cancel()  # the first asked: the others still get the answer
+        return (await asyncio.gather(*tasks, return_exceptions=True))[1:]
+
+    lost = Invalid("judge", "?")
+    assert asyncio.run(together(lost)) == [lost] * 4 and asked == [lost]
+    assert asyncio.run(together(0.5)) == [0.5] * 4 and asked == [lost, 0.5]
+    assert asyncio.run(together(0.7)) == [0.5] * 4 and asked == [lost, 0.5]
+    assert memo._asking == {}
+    assert len(pickle.loads(pickle.dumps(memo)).cache) == 0
 
 
 def test_processes_share_a_disk_cache(tmp_path):
