@@ -23,6 +23,7 @@ from .image import DEFAULT
 from .session import DockerSession
 
 START_S = 120.0  # the image may have to be built first
+ERRANDS = 16  # opens, forks and files under way at once, so that each is soon done
 
 
 class DockerSandbox(Sandbox):
@@ -49,6 +50,7 @@ class DockerSandbox(Sandbox):
         require: layers inside that must be there, as for `LocalSandbox`.
         max_running: programs running at once; further calls queue here before their clock
             starts. Twice the number of this machine's cores by default.
+        ready: sessions that each container makes ahead, as for `LocalSandbox`.
         containers: how many are kept; sessions go to the one that has the fewest.
         runtime: the daemon's name of another runtime, such as "runsc" for gVisor.
         namespaces: see above.
@@ -70,6 +72,7 @@ class DockerSandbox(Sandbox):
         preload: tuple[str, ...] = PRELOAD,
         require: tuple[str, ...] = (),
         max_running: int | None = None,
+        ready: int | None = None,
         containers: int = 2,
         runtime: str | None = None,
         namespaces: bool = True,
@@ -85,6 +88,7 @@ class DockerSandbox(Sandbox):
             preload=tuple(preload),
             require=tuple(require),
             max_running=max_running,
+            ready=ready,
             containers=containers,
             runtime=runtime,
             namespaces=namespaces,
@@ -95,6 +99,7 @@ class DockerSandbox(Sandbox):
             patience_s=patience_s,
         )
         self.gate = Gate(max_running or 2 * len(os.sched_getaffinity(0)))
+        self.errands = Gate(ERRANDS)
         self.counters = Counters()
         self.sids = itertools.count(1)
         self._lock = threading.Lock()
@@ -148,17 +153,17 @@ class DockerSandbox(Sandbox):
         return self.counters.stats()
 
     def _open(self, limits: Limits, seed: int, rollback: bool) -> Conversation[DockerSession]:
-        while True:
-            container = yield from self._ready()
-            session = DockerSession(self, container, limits, rollback=rollback)
-            try:
-                yield from session.start(seed)
-            except SandboxError:
-                # Nobody has heard of the session yet: another container will do as well.
-                if not container.link.lost or not container.used:
-                    raise
-                continue
-            return session
+        container = yield from self._ready()
+        session = DockerSession(self, container, limits, rollback=rollback)
+        try:
+            yield from session.start(seed)
+        except SandboxError:
+            if not container.link.lost:
+                raise
+            # Nobody has heard of the session yet: another container will do as well, once.
+            session = DockerSession(self, (yield from self._ready()), limits, rollback=rollback)
+            yield from session.start(seed)
+        return session
 
     def _ready(self) -> Conversation[Container]:
         """The container that answers and has the fewest sessions."""

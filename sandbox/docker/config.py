@@ -23,6 +23,7 @@ class DockerConfig:
     limits: Limits = field(default_factory=Limits)
     require: tuple[str, ...] = ()
     max_running: int | None = None
+    ready: int | None = None
     containers: int = 2
     runtime: str | None = None
     namespaces: bool = True
@@ -38,4 +39,4 @@ class DockerConfig:
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
         # The server inside takes these, and it is better to hear of a mistake at once.
-        LocalConfig(self.preload, self.limits, self.require, self.max_running)
+        LocalConfig(self.preload, self.limits, self.require, self.max_running, self.ready)

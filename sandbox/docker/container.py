@@ -19,6 +19,7 @@ from .hardening import USER, host_config
 from .stream import Link
 
 OWNER = "palestra.sandbox.owner"
+PASSED_ON = ("preload", "require", "ready")  # to the server inside
 GONE_S = 20.0  # for the daemon to remove a container that was killed
 
 
@@ -87,7 +88,7 @@ class Container:
         info = client.info()
         made = client.api.create_container(
             image.ensure(client, self._config.image),
-            [json.dumps({"preload": self._config.preload, "require": self._config.require})],
+            [json.dumps({name: getattr(self._config, name) for name in PASSED_ON})],
             name=f"palestra-{secrets.token_hex(6)}",
             user=USER,
             stdin_open=True,

@@ -183,12 +183,12 @@ async def _serve(sandbox: LocalSandbox) -> None:
 
 
 def main(config: str) -> None:
-    """Entry point of the container; `config` is JSON with `preload` and `require`."""
+    """Entry point of the container; `config` is JSON: `preload`, `require` and `ready`."""
     # Programs run as the same user: none may open this process' memory or descriptors.
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     asked = json.loads(config)
     # Calls queue at the host, before they are sent: here each one runs at once.
-    with LocalSandbox(asked["preload"], require=asked["require"], max_running=1 << 20) as sandbox:
+    with LocalSandbox(**asked, max_running=1 << 20) as sandbox:
         try:
             asyncio.run(_serve(sandbox))
         except SandboxError as error:

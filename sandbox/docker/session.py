@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import Session
 from ..local import wire
-from ..local.session import FILES_S, GRACE_S, SAVE_S, _clock, _input
 from ..local.verdict import number, text
 from ..local.waiting import Conversation, adrive, drive
 from ..paths import plain_path
@@ -22,7 +21,10 @@ if TYPE_CHECKING:
     from .client import DockerSandbox
     from .container import Container
 
+# What the gateway may take, beyond the sandbox's own patience, before its container is killed.
 OPEN_S = 60.0  # the server inside may have died and preload again
+FORK_S = 2 * wire.FORK_S + 5.0  # it has deadlines of its own for the two steps of a copy
+FILES_S = 15.0
 MAX_NAMES = 2 << 20
 
 
@@ -96,7 +98,7 @@ class DockerSession(Session):
         asked = {"op": "open", "seed": seed, "rollback": self._rollback}
         self._container.used = True
         try:
-            yield from self._ask(asked | {"limits": asdict(self._limits)}, OPEN_S)
+            yield from self._errand(asked | {"limits": asdict(self._limits)}, OPEN_S)
         except BaseException:
             self._container.link.tell({"op": "close", "sid": self._sid})
             raise
@@ -139,13 +141,23 @@ class DockerSession(Session):
             raise _raised(frame.fields, fields.get("path"))
         return frame
 
+    def _errand(
+        self, fields: dict[str, Any], wait_s: float, body: bytes = b"", room: Room = PLAIN
+    ) -> Conversation[Frame]:
+        """`_ask`, for what runs no program."""
+        yield self._sandbox.errands
+        try:
+            return (yield from self._ask(fields, wait_s, body, room))
+        finally:
+            self._sandbox.errands.release()
+
     def _run(self, code: str, wall_s: float | None, stdin: str | bytes) -> Conversation[Execution]:
         wall_s = _clock(self._limits.wall_s if wall_s is None else wall_s)
         data = _input(stdin)
         # A frame's worth of escaped output, and of a value: at worst twelve bytes a character.
         room = Room(48 * self._limits.output_bytes + 4 * SMALL)
         # Saving the state before a call and going back to it take time of their own.
-        spare = 2 * max(SAVE_S, wall_s) + GRACE_S if self._rollback else 0.0
+        spare = 2 * max(1.0, wall_s) if self._rollback else 0.0
         asked = time.monotonic()
         yield self._sandbox.gate
         try:
@@ -192,7 +204,7 @@ class DockerSession(Session):
                 raise SandboxError(f"the session cannot be copied: no fork in its container: {why}")
             copy = DockerSession(sandbox, container, self._limits, rollback=self._rollback)
             try:
-                yield from self._ask({"op": "fork", "new": copy._sid}, 2 * wire.FORK_S + GRACE_S)
+                yield from self._errand({"op": "fork", "new": copy._sid}, FORK_S)
             except BaseException:
                 container.link.tell({"op": "close", "sid": copy._sid})
                 raise
@@ -205,21 +217,35 @@ class DockerSession(Session):
             why = f"{len(data)} bytes, where a file may have {self._limits.file_bytes}"
             raise OSError(errno.EFBIG, why, path)
         with self._alone():
-            yield from self._ask({"op": "write", "path": path}, FILES_S, data)
+            yield from self._errand({"op": "write", "path": path}, FILES_S, data)
 
     def _read_file(self, path: str, max_bytes: int | None) -> Conversation[bytes]:
         plain_path(path)
         limit = self._limits.file_bytes if max_bytes is None else max_bytes
         fields = {"op": "read", "path": path, "max_bytes": max_bytes}
         with self._alone():
-            frame = yield from self._ask(fields, FILES_S, room=Room(SMALL, max(0, limit)))
+            frame = yield from self._errand(fields, FILES_S, room=Room(SMALL, max(0, limit)))
         return frame.body
 
     def _list_files(self) -> Conversation[list[str]]:
         with self._alone():
-            frame = yield from self._ask({"op": "list"}, FILES_S, room=Room(SMALL, MAX_NAMES))
+            frame = yield from self._errand({"op": "list"}, FILES_S, room=Room(SMALL, MAX_NAMES))
         names = frame.body.decode("utf-8", "surrogateescape").split("\0")
         return [name for name in names if name]
+
+
+def _clock(wall_s: float) -> float:
+    if not 0 < wall_s < float("inf"):
+        raise ValueError(f"wall_s must be positive and finite seconds, got {wall_s}")
+    return wall_s
+
+
+def _input(stdin: str | bytes) -> bytes:
+    if isinstance(stdin, str):
+        stdin = stdin.encode("utf-8", "surrogateescape")
+    if len(stdin) > wire.MAX_INPUT:
+        raise ValueError(f"stdin has {len(stdin)} bytes; at most {wire.MAX_INPUT} are taken")
+    return stdin
 
 
 _KINDS = {"ValueError": ValueError, "RuntimeError": RuntimeError}

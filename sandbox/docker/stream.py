@@ -26,7 +26,7 @@ from ..types import SandboxError
 from .frames import PLAIN, Frame, Reader, Room, pack
 
 BURST = 64  # reads before what came is handed over
-WORDS = 4000  # bytes kept of what the container says on stderr
+MAX_WORDS, WORDS = 1 << 20, 4000  # bytes that a container may say on stderr, and those kept
 
 
 class Exchange:
@@ -46,6 +46,7 @@ class Link:
     def __init__(self) -> None:
         self.lost = ""
         self.words = bytearray()
+        self._heard = 0
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._queue: deque[memoryview] = deque()
@@ -168,21 +169,28 @@ class Link:
                 return
             for kind, payload in self._streams.feed(data):
                 if kind == _STDERR:
-                    self.words = (self.words + payload)[-WORDS:]
+                    self._hear(payload)
                     continue
                 for frame in self._reader.feed(payload, self._room):
                     self._hand_over(frame)
 
+    def _hear(self, words: bytes) -> None:
+        self._heard += len(words)
+        if self._heard > MAX_WORDS:
+            raise ProtocolError(f"over {MAX_WORDS} bytes on standard error")
+        self.words = (self.words + words)[-WORDS:]
+
     def _room(self, number: int) -> Room:
         exchange = self._exchanges.get(number)
-        return PLAIN if exchange is None else exchange.room
+        if exchange is None:
+            raise ProtocolError(f"an answer to {number}, which nobody waits for")
+        return exchange.room
 
     def _hand_over(self, frame: Frame) -> None:
         with self._lock:
-            exchange = self._exchanges.pop(frame.number, None)
-            if exchange is not None:
-                exchange.answer = frame
-                _raise_flag(exchange.event)
+            exchange = self._exchanges.pop(frame.number)
+            exchange.answer = frame
+            _raise_flag(exchange.event)
 
 
 _STDERR = 2

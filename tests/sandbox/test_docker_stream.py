@@ -105,14 +105,12 @@ def ask(link, wait_s=10.0, **room):
     return drive(link.ask({"op": "test"}, wait_s=wait_s, room=Room(**room)))
 
 
-def test_an_answer_finds_its_request_and_others_are_dropped():
+def test_an_answer_finds_its_request():
     def answer(gateway):
         request = gateway.take()
-        gateway.say(pack(99, {"stray": 1}))
         whole = pack(request.number, {"ok": 1}, b"body")
         for at in range(len(whole)):
             gateway.say(whole[at : at + 1])
-        gateway.say(pack(request.number, {"again": 1}))
 
     with linked(answer) as (link, _):
         assert ask(link, body=10).body == b"body"
@@ -124,9 +122,9 @@ def test_an_answer_finds_its_request_and_others_are_dropped():
     [
         (lambda n: pack(n, {}, b"x" * 11), "where 100 and 10 are taken"),
         (lambda n: pack(n, {"x": "y" * 100}), "where 100 and 10 are taken"),
-        (lambda n: pack(n + 1, {"x": "y" * 70_000}), "where 65536 and 0 are taken"),
+        (lambda n: pack(n + 1, {}), "nobody waits for"),
         (lambda n: HEADER.pack(n, 4, 0) + b"[[[[", "not a JSON"),
-        (lambda n: b"\xff" * 64, "taken"),
+        (lambda n: b"\xff" * 64, "nobody waits for"),
     ],
 )
 def test_what_was_not_asked_for_ends_the_container(say, why):
@@ -136,6 +134,26 @@ def test_what_was_not_asked_for_ends_the_container(say, why):
         assert "broke the protocol" in link.lost
         with pytest.raises(SandboxError, match="lost"):
             ask(link)
+
+
+def test_a_second_answer_and_endless_words_end_the_container():
+    def twice(gateway):
+        number = gateway.take().number
+        gateway.say(pack(number, {}) + pack(number, {}))
+
+    def talk(gateway):
+        gateway.take()
+        with suppress(OSError):
+            while True:
+                gateway.say(b"y" * 60_000, kind=2)
+
+    for answer, why in ((twice, "nobody waits for"), (talk, "bytes on standard error")):
+        with linked(answer) as (link, _):
+            with suppress(SandboxError):
+                ask(link)
+            with pytest.raises(SandboxError, match=why):
+                ask(link)
+            assert len(link.words) <= 4000
 
 
 def test_silence_ends_the_container_and_all_who_wait():
