@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ...sandbox import Execution, Limits, Sandbox, Session, Status, shared_sandbox
@@ -41,7 +41,7 @@ INSTRUCTIONS = (
 )
 HOW_TO_SUBMIT = {
     True: "The block you ran last is your submission: when it is right, end your answer.",
-    False: "Try programs with `run`, and hand in the final one with `submit`.",
+    False: "Try programs with `python`, and hand in the final one with `submit`.",
 }
 _BLOCK = re.compile(r"```(?:python3?|py)[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 _MAX_FAILURES = 3
@@ -65,7 +65,7 @@ class PythonExec(ToolEnv):
         task_options: options of the source, such as `{"level": 2}`.
         protocol: "fenced" or "hermes".
         partial_credit: pay the share of hidden tests passed; default all or nothing.
-        try_examples: whether `run` tries programs on the task's examples.
+        try_examples: whether `python` tries programs on the task's examples.
         max_tool_calls: runs per episode; submitting is always possible.
         max_output_chars: longest tool output shown to the agent.
         instructions: system prompt; how to run and submit is added unless this is empty.
@@ -101,7 +101,7 @@ class PythonExec(ToolEnv):
         options = dict(task_options or {})
         super().__init__(
             tasks=load_programs(tasks, split=split, **options) if isinstance(tasks, str) else tasks,
-            tools=[self.run, self.submit],
+            tools=[self.python, self.submit],
             protocol=protocol,
             max_tool_calls=max_tool_calls,
             max_turns=max_turns,
@@ -132,7 +132,7 @@ class PythonExec(ToolEnv):
 
     # The tools.
 
-    async def run(self, code: str, stdin: str = "") -> str:
+    async def python(self, code: str, stdin: str = "") -> str:
         """Run Python code and return what it prints. Names stay defined between calls. A
         program that could be the solution is also tried on the examples of the task.
 
@@ -171,8 +171,6 @@ class PythonExec(ToolEnv):
         return await super().respond(action)
 
     async def _answer(self, call: ToolCall | MalformedCall) -> ToolResult:
-        if isinstance(call, ToolCall) and call.name == "python":
-            call = replace(call, name="run")  # how fenced blocks and <python> are read
         if isinstance(call, ToolCall) and call.name == "submit":  # with bad arguments
             return await self.tools["submit"].call(call, in_loop=self._in_loop)
         return await super()._answer(call)
@@ -268,12 +266,12 @@ class PythonExec(ToolEnv):
 
 
 def _defines(code: str, name: str) -> bool:
-    """Whether a program seems to give `name` a meaning at its top level.
+    """Whether a program seems to give `name` a meaning.
 
     Not by parsing it: a text can be made that takes a parser long, or breaks it.
     """
     word = re.escape(name)
-    pattern = rf"^(?:(?:async[ \t]+)?def|class)[ \t]+{word}\b|^{word}[ \t]*[:=](?!=)"
+    pattern = rf"^[ \t]*(?:(?:async[ \t]+)?def|class)[ \t]+{word}\b|^[ \t]*{word}[ \t]*[:=](?!=)"
     return re.search(pattern, code, re.MULTILINE) is not None
 
 

@@ -30,8 +30,8 @@ from ..rewards.unit_tests import (
     UnitTests,
     UnsupportedTestError,
     encode,
-    tests_from_json,
-    tests_to_json,
+    unit_tests_from_json,
+    unit_tests_to_json,
 )
 from ..rewards.unit_tests.translate import (
     Pending,
@@ -60,8 +60,8 @@ class Problem:
 
     def to_task(self, task_id: str, split: str) -> Task:
         """Hidden tests and solution go into the reference, which no agent is shown."""
-        reference = {"tests": tests_to_json(self.tests), "solution": self.solution}
-        examples = self.examples and len(self.examples) and tests_to_json(self.examples)
+        reference = {"tests": unit_tests_to_json(self.tests), "solution": self.solution}
+        examples = self.examples and len(self.examples) and unit_tests_to_json(self.examples)
         return Task(
             id=self.id or task_id,
             prompt=(Message("user", self.prompt),),
@@ -78,13 +78,13 @@ def hidden_tests(task: Task) -> UnitTests:
     Raises:
         ValueError, KeyError: the task was not made by `load_programs`.
     """
-    return tests_from_json(json.loads(task.reference)["tests"])
+    return unit_tests_from_json(json.loads(task.reference)["tests"])
 
 
 def example_tests(task: Task) -> UnitTests | None:
     """The tests that the agent may see fail, if there are any."""
     examples = task.metadata.get("examples")
-    return tests_from_json(examples) if examples else None
+    return unit_tests_from_json(examples) if examples else None
 
 
 def solution(task: Task) -> str:

@@ -9,8 +9,8 @@ from .spec import (
     StdioCase,
     StdioTests,
     UnitTests,
-    tests_from_json,
-    tests_to_json,
+    unit_tests_from_json,
+    unit_tests_to_json,
 )
 from .translate import UnsupportedTestError
 
@@ -31,6 +31,6 @@ __all__ = [
     "decode",
     "encode",
     "run_tests",
-    "tests_from_json",
-    "tests_to_json",
+    "unit_tests_from_json",
+    "unit_tests_to_json",
 ]

@@ -213,7 +213,9 @@ class CandidateError(Exception):
 
 def _exception(name: str, text: str) -> Exception:
     kind = getattr(builtins, name, None)
-    if isinstance(kind, type) and issubclass(kind, Exception):
+    # An iterator's end would cut short a check that draws answers with `map`.
+    ends = (StopIteration, StopAsyncIteration)
+    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, ends):
         try:
             return kind(text)
         except TypeError:  # UnicodeDecodeError and its like take more

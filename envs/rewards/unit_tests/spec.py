@@ -154,14 +154,14 @@ _KINDS: dict[str, type[FunctionTests] | type[CheckTests] | type[StdioTests]] = {
 }
 
 
-def tests_to_json(tests: UnitTests) -> Json:
+def unit_tests_to_json(tests: UnitTests) -> Json:
     """Plain JSON values with a `kind`."""
     kind = next(name for name, cls in _KINDS.items() if type(tests) is cls)
     return {"kind": kind, **tests.to_dict()}
 
 
-def tests_from_json(data: Mapping[str, Any] | str) -> UnitTests:
-    """The reverse of `tests_to_json`; JSON text is taken too.
+def unit_tests_from_json(data: Mapping[str, Any] | str) -> UnitTests:
+    """The reverse of `unit_tests_to_json`; JSON text is taken too.
 
     Raises:
         ValueError, KeyError: it is not of that shape.
