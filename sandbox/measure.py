@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from .base import Sandbox, Session
 from .types import Execution, SandboxError
@@ -36,14 +37,12 @@ JOBS = ("print", "sympy", "open", "call", "fork")
 _WARM_UP = 3
 _FEWEST = 5
 _BARE_FORK = """\
-import importlib, json, os, sys, time
-sys.path[:], names, rehearsal, n = json.loads(sys.argv[1])
-for name in names:
-    try:
-        importlib.import_module(name)
-    except ImportError:
-        continue
-    exec(rehearsal.get(name, ""), {})
+import importlib.util, json, os, sys, time
+sys.path[:], names, path, n = json.loads(sys.argv[1])
+spec = importlib.util.spec_from_file_location("rehearsal", path)
+rehearsal = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(rehearsal)
+rehearsal.preload(names)
 seconds = []
 for _ in range(n):
     start = time.perf_counter()
@@ -180,10 +179,10 @@ def bare_fork(n: int) -> list[float]:
     Raises:
         RuntimeError: the measuring process failed.
     """
-    from .local.boot import REHEARSAL
     from .local.config import PRELOAD
 
-    given = json.dumps([sys.path, PRELOAD, REHEARSAL, n])
+    rehearsal = Path(__file__).parent / "local" / "rehearsal.py"
+    given = json.dumps([sys.path, PRELOAD, str(rehearsal), n])
     # One thread, as in the server: numpy's own would be copied by no fork.
     done = subprocess.run(
         [sys.executable, "-I", "-c", _BARE_FORK, given],

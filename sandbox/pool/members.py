@@ -24,7 +24,8 @@ class Care:
     """
 
     check_every_s: float = 30.0
-    check_s: float = 60.0
+    check_s: float = 30.0
+    start_s: float = 120.0
     recycle_sessions: int | None = None
     recycle_s: float | None = None
 

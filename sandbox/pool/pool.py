@@ -42,7 +42,8 @@ class Pool(Sandbox):
         max_queued: callers of one client that may wait; one more raises `QueueFull`. By
             default nobody is refused, and waiting is the back-pressure.
         check_every_s: an idle member is checked by a real run this often.
-        check_s: what such a run may take, with starting the member.
+        check_s: what such a run may take.
+        start_s: what the first one may take, with starting the member.
         recycle_sessions, recycle_s: a member gets a fresh life (other addresses in memory)
             after so many sessions, or in a quiet moment after so many seconds of use. Sessions
             that are open go on in the old one.
@@ -58,7 +59,8 @@ class Pool(Sandbox):
         max_running: int | None = None,
         max_queued: int | None = None,
         check_every_s: float = 30.0,
-        check_s: float = 60.0,
+        check_s: float = 30.0,
+        start_s: float = 120.0,
         recycle_sessions: int | None = None,
         recycle_s: float | None = None,
     ) -> None:
@@ -67,7 +69,7 @@ class Pool(Sandbox):
             raise ValueError(f"max_running must be at least 1 (or None), got {max_running}")
         if max_queued is not None and max_queued < 0:
             raise ValueError(f"max_queued must be at least 0 (or None), got {max_queued}")
-        self._care = Care(check_every_s, check_s, recycle_sessions, recycle_s)
+        self._care = Care(check_every_s, check_s, start_s, recycle_sessions, recycle_s)
         self._given = given
         self._bounds = {"max_running": max_running, "max_queued": max_queued}
         places = max_running or 2 * len(os.sched_getaffinity(0))
@@ -190,6 +192,10 @@ class Pool(Sandbox):
         """End every member. Callers that wait or run get SandboxError. Idempotent."""
         self.gate.close("the pool was closed")
         self._finalizer()
+
+    async def aclose(self) -> None:
+        """`close` in a thread of its own: a member may take a while."""
+        await asyncio.to_thread(self.close)
 
     def _open(
         self, limits: Limits | None, seed: int, rollback: bool, client: str

@@ -129,8 +129,10 @@ class Roster:
 
     def close(self) -> None:
         """End the thread and every sandbox. Idempotent."""
+        if self.owner != os.getpid():  # nor is the lock to be trusted then
+            return
         with self._lock:
-            if self.closed or self.owner != os.getpid():
+            if self.closed:
                 return
             self.closed = True
             loop, thread = self._loop, self._thread
@@ -182,7 +184,7 @@ class Roster:
         return time.monotonic() > life.born + old
 
     async def _examine(self, member: Member, life: Life) -> None:
-        why = await self._check(life.sandbox)
+        why = await _check(life.sandbox, self.care.check_s)
         with self._lock:
             if not why:
                 member.state, member.in_a_row, life.proven = "ready", 0, time.monotonic()
@@ -199,7 +201,7 @@ class Roster:
             sandbox: Sandbox | None = None
             try:
                 sandbox = member.next_sandbox()
-                why = await self._check(sandbox)
+                why = await _check(sandbox, self.care.start_s)
             except Exception as error:  # noqa: BLE001 - a factory of the user's
                 why = f"{type(error).__name__}: {error}"
             except BaseException:
@@ -215,22 +217,10 @@ class Roster:
                     member.recycled += recycling
                     return
                 member.failed(why)
-                pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (member.in_a_row - 1))
+                pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(member.in_a_row - 1, 16))
             if sandbox is not None:
                 await _close(sandbox)
             await asyncio.sleep(pause)
-
-    async def _check(self, sandbox: Sandbox) -> str:
-        """Run a small program for real; what is wrong with `sandbox`, empty for nothing."""
-        try:
-            async with asyncio.timeout(self.care.check_s):
-                execution = await sandbox.arun(CHECK)
-        except TimeoutError:
-            return f"a check took more than {self.care.check_s:g} s"
-        except Exception as error:  # noqa: BLE001 - whatever a back end raises
-            return f"{type(error).__name__}: {error}"
-        said = execution.stdout
-        return "" if said == CHECKED else f"a check printed {said!r} ({execution.status})"
 
     async def _bury(self, member: Member) -> None:
         with self._lock:
@@ -238,6 +228,19 @@ class Roster:
             member.retired = [life for life in member.retired if life not in over]
         for life in over:
             await _close(life.sandbox)
+
+
+async def _check(sandbox: Sandbox, limit_s: float) -> str:
+    """Run a small program for real; what is wrong with `sandbox`, empty for nothing."""
+    try:
+        async with asyncio.timeout(limit_s):
+            execution = await sandbox.arun(CHECK)
+    except TimeoutError:
+        return f"a check took more than {limit_s:g} s"
+    except Exception as error:  # noqa: BLE001 - whatever a back end raises
+        return f"{type(error).__name__}: {error}"
+    said = execution.stdout
+    return "" if said == CHECKED else f"a check printed {said!r} ({execution.status})"
 
 
 async def _close(sandbox: Sandbox) -> None:

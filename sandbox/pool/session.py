@@ -97,7 +97,7 @@ class PoolSession(Session):
             roster.leave(self._life, worked=worked)
 
     def _note_loss(self, error: SandboxError) -> None:
-        self._pool.roster.doubt(self._life, error)
-        if not self._lost:
+        if not self._lost:  # asking a lost session again tells nothing new of its member
             self._lost = True
+            self._pool.roster.doubt(self._life, error)
             self._pool.tally.count("sessions_lost")

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from palestra.sandbox import Limits, LocalSandbox, Pool, SandboxError, Status
+from palestra.sandbox.doctor.outside import descendants
 from palestra.sandbox.pool import QueueFull
 
 PATIENCE_S = 60.0  # far more than anything here takes; only a hang gets there
@@ -175,7 +176,9 @@ def test_a_member_killed_while_nothing_runs_costs_nobody_a_run():
         for local in (one, two):
             pool.roster.ready()
             wait_until(lambda: all(member.state == "ready" for member in pool.stats().members))
+            pids = [local.server_pid, *descendants(local.server_pid)]
             os.kill(local.server_pid, signal.SIGKILL)
+            wait_until(lambda pids=pids: all(map(gone, pids)))
             results = list(pool.map([f"print({i})" for i in range(30)]))
             assert [result.stdout for result in results] == [f"{i}\n" for i in range(30)]
         assert pool.stats().interrupted == 0
