@@ -25,6 +25,7 @@ from .config import LearnerConfig
 from .logprobs import can_pack, score
 from .losses import Metrics, mismatch_metrics, policy_loss
 from .packing import MicroBatch, micro_batches
+from .products import speed_up
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -100,6 +101,7 @@ class Learner:
                 module.p = 0.0
             if hasattr(module, "attention_dropout"):
                 vars(module)["attention_dropout"] = 0.0
+        speed_up(model)
         model.train(False)
         return model
 

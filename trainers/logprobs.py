@@ -19,6 +19,7 @@ from torch import Tensor
 
 from . import attention
 from .packing import MicroBatch, Segment
+from .products import product, transposed_product
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -105,7 +106,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 _add_at_targets(d, ids, tile, g)
                 small = d.to(dtype)
                 if d_hidden is not None:
-                    d_hidden[rows] += small @ part
+                    d_hidden[rows] += product(small, part.T)
                 if d_weight is not None:
                     _accumulate(d_weight[tile], small, states)
                 if d_bias is not None:
@@ -156,7 +157,7 @@ def _scan(
 def _logits(
     states: Tensor, part: Tensor, bias: Tensor | None, scale: float, wide: torch.dtype
 ) -> Tensor:
-    logits = (states @ part.T).to(wide)
+    logits = product(states, part).to(wide)
     if bias is not None:
         logits += bias.to(wide)
     return logits.mul_(scale) if scale != 1.0 else logits
@@ -168,11 +169,8 @@ def _add_at_targets(d: Tensor, ids: Tensor, tile: slice, grad: Tensor) -> None:
 
 
 def _accumulate(total: Tensor, d: Tensor, states: Tensor) -> None:
-    """total += d^T states, without a temporary where the dtypes allow."""
-    if d.dtype == total.dtype:
-        total.addmm_(d.T, states)
-    else:
-        total += d.T @ states
+    """total += d^T states."""
+    total += transposed_product(d, states)
 
 
 def _blocks(rows: int) -> Iterator[slice]:

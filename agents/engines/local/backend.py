@@ -10,6 +10,9 @@ from torch import Tensor
 
 from .sampling import Scores
 
+# [layers, kv_heads, head_dim, length] and [layers, kv_heads, length, head_dim]
+KeysValues = tuple[Tensor, Tensor]
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -48,11 +51,11 @@ class Backend(Protocol):
         """The same, where the source row is not needed any more."""
         ...
 
-    def read(self, row: int, length: int) -> Tensor | None:
-        """Keys and values [layers, 2, kv_heads, length, head_dim]; None if they do not stack."""
+    def read(self, row: int, start: int, stop: int) -> KeysValues | None:
+        """Keys and values of tokens start .. stop - 1 of a row; None if they do not stack."""
         ...
 
-    def write(self, row: int, data: Tensor) -> None:
+    def write(self, row: int, data: KeysValues) -> None:
         """Put what `read` gave at the start of a row."""
         ...
 

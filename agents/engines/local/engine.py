@@ -27,6 +27,7 @@ from .weights import is_supported
 
 _CLOSED = "the engine was closed while the request was in flight"
 _LINGER_S = 0.05  # a pause shorter than this is a tool at work, not the end of a phase
+_CACHE_BYTES = 1 << 29  # of a full cache, above which batches are kept to 64
 _SCORE_ROWS = 64  # positions whose logits are held at a time by `logprobs`
 
 
@@ -51,7 +52,8 @@ class LocalEngine(Engine):
             ("smollm2", a folder, a hub id). A model object is read, never changed.
         tokenizer: the model's; may be None when `model` is a string.
         dtype: type of the weights while sampling; None keeps the model's.
-        max_batch: requests that decode together; more wait.
+        max_batch: requests that decode together; more wait. None: 64, and up to 256 where the
+            model and its context are so small that all of their cache takes half a gigabyte.
         context_length: tokens; None takes the model's own limit.
         prefix_cache_bytes: memory for keys and values of past requests; 0 turns it off.
         seed: where the seeds of unseeded requests come from.
@@ -69,14 +71,14 @@ class LocalEngine(Engine):
         tokenizer: Tokenizer | None = None,
         *,
         dtype: torch.dtype | None = None,
-        max_batch: int = 64,
+        max_batch: int | None = None,
         context_length: int | None = None,
         prefix_cache_bytes: int = 1 << 30,
         seed: int = 0,
         deterministic: bool = False,
         device: torch.device | str | None = None,
     ) -> None:
-        if max_batch < 1:
+        if max_batch is not None and max_batch < 1:
             raise ValueError(f"max_batch must be at least 1, got {max_batch}")
         if isinstance(model, str):
             model, loaded = load_model(model, dtype)
@@ -91,7 +93,7 @@ class LocalEngine(Engine):
         self._scheduler = Scheduler(
             backend,
             PrefixCache(prefix_cache_bytes),
-            max_batch=max_batch,
+            max_batch=max_batch or _max_batch(backend),
             seed=seed,
             ordered=deterministic,
             device=where,
@@ -300,6 +302,11 @@ def _backend(model: Any, dtype: torch.dtype, device: torch.device, context: int)
     kind = Decoder if is_supported(model.config) else GenericBackend
     with torch.inference_mode():
         return kind(model, dtype, device, context)
+
+
+def _max_batch(backend: Backend) -> int:
+    rows = _CACHE_BYTES // backend.row_bytes if isinstance(backend, Decoder) else 0
+    return min(max(rows, 64), 256)
 
 
 def _context(config: Any, wanted: int | None) -> int:

@@ -33,7 +33,7 @@ class Linear:
     that is 2 to 3 times faster than a plain matmul, which lays the weight out on every call.
     """
 
-    __slots__ = ("_apply", "bias", "packed", "weight")
+    __slots__ = ("_add", "_apply", "bias", "packed", "weight")
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.packed = can_pack(weight)
@@ -41,7 +41,7 @@ class Linear:
         ops: Any = torch.ops.mkldnn
         if self.packed:
             self.weight = ops._reorder_linear_weight(weight.contiguous(), _ROWS)
-            self._apply = ops._linear_pointwise
+            self._apply, self._add = ops._linear_pointwise.default, ops._linear_pointwise.binary
         else:
             self.weight = weight.contiguous()
 
@@ -52,6 +52,6 @@ class Linear:
         if residual is None:
             out = self._apply(x, self.weight, self.bias, "none", [], "")
         else:
-            out = self._apply.binary(x, residual, self.weight, self.bias, "add")
+            out = self._add(x, residual, self.weight, self.bias, "add")
         assert isinstance(out, Tensor)
         return out

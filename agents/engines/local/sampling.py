@@ -4,6 +4,7 @@ The vocabulary is scored a tile at a time, while a tile's logits are still in th
 cache, and reduced to one log-sum-exp per chunk of 256 tokens. One uniform number then picks
 the chunk and, with what is left of it, the token inside the chunk, so that only 256 of
 152,000 probabilities are ever written out. `torch.multinomial` needs several passes over all.
+On a CPU with a compiler all of it is two calls (`kernels.py`), else it is torch's operators.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+
+from .kernels import Kernels, load_kernels
 
 CHUNK = 256
 _NEVER = -1e30  # a finite stand-in for -inf: a chunk of nothing else must not give NaN
@@ -30,6 +33,7 @@ class Scores:
 
     logits: Tensor
     mass: Tensor
+    kernels: Kernels | None = None
 
     @property
     def chunked(self) -> Tensor:
@@ -74,7 +78,12 @@ class Scorer:
         logits = self._take(rows, states.device)
         mass = logits.new_empty(rows, self.tiles * (self.width // CHUNK))
         per_tile = self.width // CHUNK
+        kernels = load_kernels() if states.device.type == "cpu" else None
         for number, (out, tile) in enumerate(zip(logits, tiles, strict=True)):
+            if kernels is not None and tile.dtype in kernels.dtypes:
+                part = mass[:, number * per_tile :]
+                kernels.reduce_tile(tile.contiguous(), inverse_temperature, _NEVER, out, part)
+                continue
             filled = tile.shape[1]
             out[:, :filled] = tile
             if inverse_temperature is not None:
@@ -82,7 +91,7 @@ class Scorer:
             if filled < self.width:
                 out[:, filled:] = _NEVER
             mass[:, number * per_tile : (number + 1) * per_tile] = _chunk_mass(out)
-        return Scores(logits, mass)
+        return Scores(logits, mass, kernels)
 
     def _take(self, rows: int, device: torch.device) -> Tensor:
         need = self.tiles * rows * self.width
@@ -127,7 +136,17 @@ def sample(
 
     `uniform` is [N] float64 in [0, 1); rows where `greedy` is set take the most likely token.
     """
-    total = torch.logsumexp(scores.mass, -1)
+    if scores.kernels is not None:
+        ids, logprobs = scores.kernels.sample(scores.logits, scores.mass, uniform, greedy)
+    else:
+        ids, logprobs = _sample(scores, uniform, greedy)
+    for cut in truncations:
+        one = sample_truncated(scores.row(cut.row), float(uniform[cut.row]), cut)
+        ids[cut.row], logprobs[cut.row] = one
+    return ids, logprobs
+
+
+def _sample(scores: Scores, uniform: Tensor, greedy: Tensor | None) -> tuple[Tensor, Tensor]:
     chunk, rest = _invert(scores.mass, uniform)
     if greedy is not None:
         best = scores.chunked.amax(-1).movedim(1, 0).flatten(1).argmax(-1)
@@ -137,11 +156,7 @@ def sample(
     if greedy is not None:
         token = torch.where(greedy, inside.argmax(-1), token)
     logit = inside.gather(1, token[:, None])[:, 0]
-    ids, logprobs = chunk * CHUNK + token, logit - total
-    for cut in truncations:
-        one = sample_truncated(scores.row(cut.row), float(uniform[cut.row]), cut)
-        ids[cut.row], logprobs[cut.row] = one
-    return ids, logprobs
+    return chunk * CHUNK + token, logit - torch.logsumexp(scores.mass, -1)
 
 
 def _gather_chunk(scores: Scores, chunk: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -171,7 +172,7 @@ class Scheduler:
         # The last token always runs again: its state is what the first sample comes from.
         request.cached = min(len(blocks) * self.prefix.block, len(request.prompt) - 1)
         if blocks:
-            self.backend.write(row, self.prefix.load(blocks)[..., : request.cached, :])
+            self.backend.write(row, self.prefix.load(blocks, request.cached))
         return Segment(row, request.cached, request.prompt[request.cached :])
 
     def _prefill(self, wave: _Wave) -> None:
@@ -205,9 +206,7 @@ class Scheduler:
 
     def _store(self, row: int, tokens: Sequence[int]) -> None:
         if self.prefix.max_bytes and len(tokens) >= self.prefix.block:
-            kv = self.backend.read(row, len(tokens))
-            if kv is not None:
-                self.prefix.store(tokens, kv)
+            self.prefix.store(tokens, partial(self.backend.read, row))
 
     def _decode(self) -> None:
         tokens = [r.tokens[-1] for r in self.active]

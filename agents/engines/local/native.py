@@ -1,0 +1,62 @@
+"""The operators of a CPU with a compiler: see `kernels.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .backend import Segment
+from .kernels import AttentionCall, Kernels
+from .operators import Attend, TorchOperators
+from .weights import Layer
+
+# Tokens of a segment up to which they attend one by one. More are quicker as matrix products.
+_SHORT = 96
+
+
+class NativeOperators(TorchOperators):
+    """See `operators.Operators`. Long prompts attend through torch."""
+
+    def __init__(self, kernels: Kernels, plain: TorchOperators) -> None:
+        super().__init__(plain.shape, plain.cache, plain.rotation)
+        self.kernels = kernels
+
+    def norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return self.kernels.rms_norm(x, weight, self.shape.eps)
+
+    def swiglu(self, gate_up: Tensor) -> Tensor:
+        return self.kernels.swiglu(gate_up)
+
+    def decode(self, places: Sequence[int]) -> Attend:
+        return self._attend(range(len(places)), places)
+
+    def prefill(self, segments: Sequence[Segment]) -> Attend:
+        if max(len(s.tokens) for s in segments) > _SHORT:
+            return super().prefill(segments)
+        rows = [s.row for s in segments for _ in s.tokens]
+        return self._attend(rows, [s.start + i for s in segments for i in range(len(s.tokens))])
+
+    def _attend(self, rows: Sequence[int], places: Sequence[int]) -> Attend:
+        shape, where = self.shape, torch.tensor((rows, places))
+        call = AttentionCall(
+            tokens=len(places),
+            heads=shape.heads,
+            kv_heads=shape.kv_heads,
+            dim=shape.head_dim,
+            capacity=self.cache.length,
+            scale=shape.scale,
+            eps=shape.eps,
+            rows=where[0].data_ptr(),
+            places=where[1].data_ptr(),
+            rotation=self.rotation.data_ptr(),
+        )
+
+        def attend(number: int, layer: Layer, qkv: Tensor) -> Tensor:
+            assert len(where) == 2  # it must live as long as the call points to it
+            call.window = shape.windows[number] or 0
+            call.qk_norm = None if layer.qk_norm is None else layer.qk_norm.data_ptr()
+            return self.kernels.attention(call, qkv, *self.cache.layers[number])
+
+        return attend
