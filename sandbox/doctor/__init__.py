@@ -10,6 +10,7 @@ host's, to reach a port, to take too much memory, and so on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from ..base import Sandbox
 from ..local import LocalSandbox
@@ -54,7 +55,9 @@ _OUTSIDE = {
     "gone": "nothing stays behind",
     "cgroup": "own control group",
 }
-KEYS = (*_NAMESPACES, *_OUTSIDE, *_INSIDE, *_MACHINE)
+_SEEN = _NAMESPACES | _OUTSIDE
+_UNSEEN = "the processes of this back end cannot be seen from here"
+KEYS = (*_SEEN, *_INSIDE, *_MACHINE)
 
 
 def examine(make: Callable[[], Sandbox] = LocalSandbox) -> Report:
@@ -73,27 +76,25 @@ def examine(make: Callable[[], Sandbox] = LocalSandbox) -> Report:
 
 def _inside(patient: Patient) -> Iterator[Row]:
     for key, (title, probe) in _INSIDE.items():
-        yield _row(key, title, lambda probe=probe: probe(patient))  # type: ignore[misc]
+        yield _row(key, title, partial(probe, patient))
 
 
 def _outside(patient: Patient) -> Iterator[Row]:
     sandbox = patient.sandbox
-    server = outside.server_pid(sandbox)
-    if server is None:
-        why = "the processes of this back end are not this machine's to look at"
-        for key, title in (_NAMESPACES | _OUTSIDE).items():
-            yield Row(key, title, Result.ABSENT, why)
-        return
+    servers = outside.server_pids(sandbox)
     with sandbox.open() as session:
-        number = session.run("import os; os.getpid()").value or ""
-        pid = outside.session_pid(server, int(number))
+        number = session.run("import os; os.getpid()").value or "0"
+        pid = outside.session_pid(servers, int(number))
+        if pid is None:
+            yield from (Row(key, title, Result.ABSENT, _UNSEEN) for key, title in _SEEN.items())
+            return
         for key, title in _NAMESPACES.items():
             name = key.removesuffix("-ns")
             absent = sandbox.missing.get(outside.LAYER[name])
-            yield _row(key, title, lambda name=name: outside.namespace(name, pid), absent)  # type: ignore[misc]
-        yield _row("uid", _OUTSIDE["uid"], lambda: outside.unprivileged(pid))
-        yield _row("cgroup", _OUTSIDE["cgroup"], lambda: outside.control_group(patient, pid))
-    yield _row("gone", _OUTSIDE["gone"], lambda: outside.nothing_left(sandbox, server))
+            yield _row(key, title, partial(outside.namespace, name, pid), absent)
+        yield _row("uid", _OUTSIDE["uid"], partial(outside.unprivileged, pid))
+        yield _row("cgroup", _OUTSIDE["cgroup"], partial(outside.control_group, patient, pid))
+    yield _row("gone", _OUTSIDE["gone"], partial(outside.nothing_left, sandbox, servers))
 
 
 def _row(key: str, title: str, look: Callable[[], Found], why: str | None = None) -> Row:

@@ -75,7 +75,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def _ask_docker(what: str) -> Any:
+def ask_docker(what: str) -> Any:
     """An answer of the Docker daemon; OSError or ValueError where it gives none."""
     where = urlsplit(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
     connection: http.client.HTTPConnection
@@ -100,7 +100,7 @@ def _ask_docker(what: str) -> Any:
 def docker() -> Found:
     """Whether a Docker daemon answers."""
     try:
-        info = _ask_docker("/info")
+        info = ask_docker("/info")
     except (OSError, ValueError) as error:
         return Result.ABSENT, f"no daemon answers: {error}"
     return Result.HOLDS, f"Docker {info.get('ServerVersion', '?')} answers"
@@ -109,7 +109,7 @@ def docker() -> Found:
 def runsc() -> Found:
     """Whether the Docker daemon knows gVisor's runtime."""
     try:
-        runtimes = _ask_docker("/info").get("Runtimes") or {}
+        runtimes = ask_docker("/info").get("Runtimes") or {}
     except (OSError, ValueError):
         found = shutil.which("runsc")
         return Result.ABSENT, f"no Docker daemon answers; {found or 'and no program runsc'}"

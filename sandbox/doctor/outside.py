@@ -1,16 +1,16 @@
-"""Looks from outside at the processes of a local sandbox: what the kernel says of them."""
+"""Looks from outside at the processes of a sandbox: what the kernel says of them."""
 
 from __future__ import annotations
 
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from ..base import Sandbox
-from ..types import SandboxError
+from .machine import ask_docker
 from .probes import Found, Patient
 from .report import Result
 
@@ -27,10 +27,16 @@ LAYER = {"user": "user", "pid": "pid", "net": "net", "mount": "fs", "ipc": "user
 _GONE_S = 10.0
 
 
-def server_pid(sandbox: Sandbox) -> int | None:
-    """The server of a sandbox whose processes are this machine's to see, else None."""
+def server_pids(sandbox: Sandbox) -> list[int]:
+    """The processes here under which sessions live; none where they cannot be seen."""
     pid = getattr(sandbox, "server_pid", None)
-    return pid if isinstance(pid, int) else None
+    if isinstance(pid, int):
+        return [pid]
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        containers = getattr(sandbox, "container_ids", ())
+        about = [ask_docker(f"/containers/{name}/json") for name in containers]
+        return [int(one["State"]["Pid"]) for one in about]
+    return []
 
 
 def descendants(pid: int) -> Iterator[int]:
@@ -42,17 +48,13 @@ def descendants(pid: int) -> Iterator[int]:
                 yield from descendants(child)
 
 
-def session_pid(server: int, inside: int) -> int:
-    """The process id here of the session that is number `inside` to itself.
-
-    Raises:
-        SandboxError: none of the server's processes is.
-    """
-    for pid in descendants(server):
+def session_pid(servers: Iterable[int], inside: int) -> int | None:
+    """The process id here of the session that is number `inside` to itself; None if not seen."""
+    for pid in (pid for server in servers for pid in descendants(server)):
         numbers = re.search(r"^NSpid:(.*)$", _status(pid), re.MULTILINE)
         if numbers and int(numbers[1].split()[-1]) == inside:
             return pid
-    raise SandboxError(f"no process of the server {server} is number {inside} inside")
+    return None
 
 
 def _status(pid: int) -> str:
@@ -89,7 +91,7 @@ def control_group(patient: Patient, pid: int) -> Found:
     own, theirs = _groups("self"), _groups(str(pid))
     made = sorted(path for path in theirs - own)
     if made:
-        return Result.HOLDS, f"a session is in {made[0]}"
+        return Result.HOLDS, f"a session is in {made[0].lstrip(':')}"
     why = patient.sandbox.missing.get("cgroup")
     return Result.ABSENT, why or f"the same one as this process{_no_group()}"
 
@@ -115,11 +117,11 @@ def _no_group() -> str:
     return why
 
 
-def nothing_left(sandbox: Sandbox, server: int) -> Found:
+def nothing_left(sandbox: Sandbox, servers: Iterable[int]) -> Found:
     """Close the sandbox with a session at work in it: every process of it must be gone."""
     session = sandbox.open()
     session.run("import threading, time; threading.Thread(target=time.sleep, args=(99,)).start()")
-    pids = [server, *descendants(server)]
+    pids = [pid for server in servers for pid in (server, *descendants(server))]
     sandbox.close()
     until = time.monotonic() + _GONE_S
     while left := [pid for pid in pids if _alive(pid)]:

@@ -42,6 +42,11 @@ class Report:
     missing: dict[str, str]
     rows: tuple[Row, ...]
 
+    @property
+    def strong(self) -> bool:
+        """Whether the back end has its full strength here."""
+        return self.tier == "native" or (self.tier.startswith("docker") and not self.missing)
+
     def lacking(self, keys: Iterable[str]) -> list[Row]:
         """The rows among `keys` that do not hold.
 

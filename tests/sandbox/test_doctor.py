@@ -220,5 +220,4 @@ def test_a_process_of_our_own_is_not_taken_for_a_walled_one():
         assert outside.namespace(name, os.getpid())[0] is Result.BROKEN
     if os.geteuid() == 0:
         assert outside.unprivileged(os.getpid())[0] is Result.BROKEN
-    with pytest.raises(SandboxError, match="is number 1000000000 inside"):
-        outside.session_pid(os.getpid(), 10**9)
+    assert outside.session_pid([os.getpid()], 10**9) is None

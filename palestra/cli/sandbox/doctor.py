@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
             raise UsageError(f"unknown guarantee {key!r}{hint}")
     report = examine(partial(make_sandbox, options.backend))
     lacking = [row.key for row in report.lacking(required)]
-    strong = not lacking if required else not report.missing
+    strong = not lacking if required else report.strong
     if options.json:
         print(json.dumps({**report.to_json(), "ok": strong, "lacking": lacking}, indent=2))
     else:
