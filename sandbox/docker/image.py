@@ -21,12 +21,14 @@ _building = threading.Lock()
 def sources() -> dict[str, bytes]:
     """What goes into the image, by its path there; the Dockerfile too."""
     sandbox = _HERE.parent
-    own = [sandbox / f"{name}.py" for name in ("__init__", "base", "types", "paths")]
+    own = [sandbox / f"{name}.py" for name in ("base", "types", "paths")]
     own += sorted(sandbox.glob("local/*.py"))
-    own += [_HERE / f"{name}.py" for name in ("__init__", "frames", "gateway")]
+    own += [_HERE / f"{name}.py" for name in ("frames", "gateway")]
     files = {f"palestra/sandbox/{p.relative_to(sandbox).as_posix()}": p.read_bytes() for p in own}
     dockerfile = (_HERE / "data" / "Dockerfile").read_bytes()
-    return {"Dockerfile": dockerfile, "palestra/__init__.py": b""} | files
+    # Inside there is nothing of the host's side, so its packages' own __init__ do not fit.
+    empty = {f"palestra/{folder}__init__.py": b"" for folder in ("", "sandbox/", "sandbox/docker/")}
+    return {"Dockerfile": dockerfile} | empty | files
 
 
 def digest(files: dict[str, bytes]) -> str:
