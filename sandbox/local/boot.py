@@ -23,7 +23,7 @@ import traceback
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from . import child, kernel, layout, memory, wire
+from . import child, kernel, layout, memory, privateroot, wire
 from .isolation import Walls
 from .rehearsal import preload
 from .scratch import remove_tree
@@ -92,6 +92,8 @@ def _serve(control: socket.socket, walls: Walls, config: dict[str, Any]) -> NoRe
         absent = preload(config["preload"])
         walls.baseline = _virtual_bytes()
         memory.settle()
+        if "fs" not in walls.missing:
+            privateroot.part_with_proc()
         _send(control, ready=True, missing=walls.missing, absent=absent)
         control.close()
         config.clear()  # sessions can read the frames that they were forked in
@@ -113,6 +115,8 @@ def _fork_server(control: socket.socket, walls: Walls, ready: int) -> list[socke
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who removes files for it is not awaited
         for _, far in pairs:
             far.close()
+        if "fs" not in walls.missing:
+            kernel.unshare(kernel.CLONE_NEWNS)  # it keeps the proc that the zygote parts with
         Server(control, walls, Links(*(own for own, _ in pairs)), ready).run()
     except BaseException:  # noqa: BLE001 - shown where the host's own errors are
         os.write(2, traceback.format_exc().encode())

@@ -19,12 +19,13 @@ a copy under way: whatever else is found is killed.
 """
 
 # Paths here are plain strings: most go straight into system calls.
-# ruff: noqa: PTH115, PTH121, PTH123, PTH208
+# ruff: noqa: PTH115, PTH121, PTH208
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import select
 import shutil
 import signal
@@ -224,7 +225,9 @@ class Copies:
             self._give_up(copy.parent, f"{type(error).__name__}: {error}")
             return
         del self._by_parent[copy.parent]
-        self._end(copy.middle)
+        # Not awaited: what dies before its parent has is reported when that has, too.
+        with suppress(ProcessLookupError):
+            os.kill(copy.middle, signal.SIGKILL)
         self._adopt(copy)
         asked.pretend()
 
@@ -268,16 +271,35 @@ class Copies:
             os.close(handle)
 
 
+_STATUS = re.compile(
+    rb"State:\t(\w).*\nTgid:\t(\d+)\n.*\nPPid:\t(\d+)\n"
+    rb".*\nThreads:\t(\d+)\n.*\nCapEff:\t([0-9a-f]+)\n",
+    re.DOTALL,
+)
+
+
 def _status(tid: int) -> dict[str, int]:
     """Fields of a thread's status file; empty when it is gone."""
     try:
-        with open(f"/proc/{tid}/status") as file:
-            fields = dict(line.split(":", 1) for line in file)
+        handle = os.open(f"/proc/{tid}/status", os.O_RDONLY)
     except OSError:
         return {}
-    found = {name: int(fields[name]) for name in ("Tgid", "PPid", "Threads")}
-    dead = fields["State"].split()[0] in ("Z", "X")
-    return found | {"CapEff": int(fields["CapEff"], 16), "Dead": dead}
+    try:
+        found = _STATUS.search(os.read(handle, 8192))
+    except OSError:
+        return {}
+    finally:
+        os.close(handle)
+    if found is None:
+        return {}
+    state, tgid, parent, threads, effective = found.groups()
+    return {
+        "Tgid": int(tgid),
+        "PPid": int(parent),
+        "Threads": int(threads),
+        "CapEff": int(effective, 16),
+        "Dead": state in (b"Z", b"X"),
+    }
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -1,7 +1,7 @@
 """A root file system of bind mounts, read-only, with nothing in it that was not asked for."""
 
 # Paths here are plain strings: most go straight into system calls.
-# ruff: noqa: PTH103, PTH112, PTH120, PTH123, PTH211
+# ruff: noqa: PTH103, PTH112, PTH120, PTH123, PTH208, PTH211
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def enter(base: str) -> None:
 def mount_proc(target: str = "/proc") -> bool:
     """Mount a proc file system for the server's own eyes, once; whether it is there.
 
-    Sessions unmount it. The kernel grants it only while the old root's proc is in view.
+    The kernel grants it only while the old root's proc is in view. See `part_with_proc`.
     """
     if not os.path.isdir(f"{target}/self"):
         with suppress(OSError):
@@ -101,9 +101,18 @@ def mount_proc(target: str = "/proc") -> bool:
     return os.path.isdir(f"{target}/self")
 
 
-def fresh_work_folder(path: str, size: int, inodes: int) -> None:
-    """In a session's own mount namespace: no proc, and an empty tmpfs of limited size."""
-    with suppress(OSError):
+def part_with_proc() -> None:
+    """No proc for this process and those it will fork, once the server has a view of its own.
+
+    Raises OSError where it stays in view.
+    """
+    if os.path.isdir("/proc/self"):
         kernel.umount("/proc")
+    if os.listdir("/proc"):
+        raise OSError("the process file system is still in view")
+
+
+def fresh_work_folder(path: str, size: int, inodes: int) -> None:
+    """In a session's own mount namespace: an empty tmpfs of limited size."""
     options = f"size={size},nr_inodes={inodes},mode=700"
     kernel.mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options)
