@@ -54,6 +54,7 @@ class Process:
         self.cpu_used = 0.0
         self.cpu_limit = 0.0
         self.ready = False
+        self.forking = False  # it was told to copy itself, and has not answered
         self._awaited = {wire.READY, wire.PROCESS}
         self._handle = -1  # a process descriptor, once the server has sent it
         self._stopped = False

@@ -103,12 +103,14 @@ class Server:
                 self._decide(descriptor)
             else:  # no process is left; the last one's death will be reported soon
                 self._epoll.unregister(descriptor)
+        elif descriptor in self._farewells:
+            self._farewell(*self._farewells.pop(descriptor))
+        elif not _hung_up(descriptor):
+            pass  # the event was of another socket that had this number until a moment ago
         elif descriptor in self._by_fd:
             self._kill(self._by_fd[descriptor], "host")
         elif descriptor in self._half_made:
             self._abandon(self._half_made[descriptor], "the host gave up")
-        elif descriptor in self._farewells:
-            self._farewell(*self._farewells.pop(descriptor))
 
     def _decide(self, listener: int) -> None:
         """A suspended call: a spare reports, or a session asks for something."""
@@ -366,6 +368,12 @@ class Server:
         except OSError:  # dead
             return float("inf")
         return left / min(live.tasks, CORES)
+
+
+def _hung_up(descriptor: int) -> bool:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLRDHUP)
+    return bool(poller.poll(0))
 
 
 def _exit_frame(**fields: Any) -> bytes:

@@ -20,7 +20,7 @@ from ..paths import plain_path
 from ..types import Execution, Limits, SandboxError
 from . import transfer, wire
 from .process import Process, Reply
-from .twin import NotCopiedError, copy
+from .twin import NotCopiedError, copy, settle
 from .verdict import Ending, ending, judge
 from .waiting import Conversation, Wait, adrive, drive
 
@@ -134,11 +134,15 @@ class LocalSession(Session):
         self._process = process
         return process
 
-    def _still(self) -> Process | None:
+    def _still(self) -> Conversation[Process | None]:
         """The interpreter, unless it has ended."""
+        process = self._process
+        if process is None:
+            return None
         try:
-            if self._process is not None and self._process.died():
-                self._ended = ending(Reply(), self._process).phrase + " between two calls"
+            late = yield from settle(process)
+            if late.killed or process.died():
+                self._ended = ending(late, process).phrase + " between two calls"
                 self._go_on_with(None)
         except SandboxError as error:
             self._failed(error)
@@ -147,7 +151,7 @@ class LocalSession(Session):
 
     def _living(self) -> Conversation[Process]:
         """The interpreter, or a fresh one where the last has ended; the next call says so."""
-        process = self._still()
+        process = yield from self._still()
         if process is not None:
             return process
         process = yield from self._fresh()
@@ -184,6 +188,7 @@ class LocalSession(Session):
 
     def _call(self, code: str, wall_s: float, stdin: bytes) -> Conversation[Execution]:
         saved: Process | None = None
+        started = False
         number = self._calls + 1
         frame = list(wire.packets({"id": number, "code": code}))  # ValueError before all else
         try:
@@ -197,7 +202,7 @@ class LocalSession(Session):
                     if process.gone or error.reply.killed:
                         return self._conclude(process, error.reply, None)
             yield from process.renew_cpu()
-            self._calls = number
+            self._calls, started = number, True
             request = itertools.chain(wire.input_packets(stdin), frame)
             reply = yield from process.exchange(request, number, wall_s)
         except SandboxError as error:
@@ -205,14 +210,21 @@ class LocalSession(Session):
             if saved is not None:
                 saved.close()
             raise
-        except BaseException:  # the interpreter is in an unknown state
-            self._ended = "was in a call that was interrupted"
-            self._sandbox.counters.killed("interrupted")
-            self._go_on_with(saved)
-            if saved is not None:
-                self._notice = "[sandbox] an interrupted call was undone\n"
+        except BaseException:
+            if started:
+                self._interrupted(saved)
+            elif saved is not None:
+                saved.close()
             raise
         return self._conclude(process, reply, saved)
+
+    def _interrupted(self, saved: Process | None) -> None:
+        """A call was cancelled: its interpreter is in an unknown state."""
+        self._ended = "was in a call that was interrupted"
+        self._sandbox.counters.killed("interrupted")
+        self._go_on_with(saved)
+        if saved is not None:
+            self._notice = "[sandbox] an interrupted call was undone\n"
 
     def _conclude(self, process: Process, reply: Reply, saved: Process | None) -> Execution:
         """The verdict; after the end of the interpreter `saved` stands in for it."""
@@ -235,7 +247,7 @@ class LocalSession(Session):
         with self._alone():
             twin: Process | None = None
             try:
-                process = self._still()
+                process = yield from self._still()
                 if process is not None:
                     twin = self._sandbox.new_process(self._limits)
                     yield from copy(process, twin, wire.FORK_S)
@@ -246,10 +258,6 @@ class LocalSession(Session):
                 raise
             except SandboxError as error:
                 self._failed(error)
-                raise
-            except BaseException:
-                self._ended = "was in a fork that was interrupted"
-                self._go_on_with(None)
                 raise
             made = LocalSession(self._sandbox, self._limits, self._seed, rollback=self._rollback)
             # Without a twin there was nothing to copy: the next call of either starts afresh.

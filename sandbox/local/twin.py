@@ -30,7 +30,9 @@ def copy(process: Process, twin: Process, wait_s: float) -> Conversation[Process
     """
     try:
         yield from twin.announce({"op": "fork", "of": process.sid})
+        process.forking = True
         reply = yield from process.exchange([wire.FORK], 0, wait_s)
+        process.forking = False
         answer = reply.answer
         if answer is None or answer.get("error"):
             raise NotCopiedError(_refusal(reply, wait_s), reply)
@@ -46,6 +48,15 @@ def copy(process: Process, twin: Process, wait_s: float) -> Conversation[Process
     process.cpu_used = max(process.cpu_used, number(answer.get("cpu")))
     twin.stop()
     return twin
+
+
+def settle(process: Process) -> Conversation[Reply]:
+    """Take in the answer to a fork for which nobody waited to the end, if there was one."""
+    reply = Reply()
+    if process.forking:
+        reply = yield from process.exchange([], 0, wire.FORK_S)
+        process.forking = False
+    return reply
 
 
 def _refusal(reply: Reply, wait_s: float) -> str:

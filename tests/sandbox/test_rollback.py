@@ -107,6 +107,34 @@ def test_a_cancelled_call_is_undone(session):
     assert session.run("1").stderr == ""
 
 
+def test_a_call_cancelled_at_any_moment_leaves_the_state_before_it(session):
+    async def scenario():
+        for i in range(40):  # some of them while the state is being saved
+            task = asyncio.create_task(session.arun("items.append(2)\nwhile True: pass"))
+            await asyncio.sleep(0.0005 * i)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert (await session.arun("items")).value == "[1]"
+
+    asyncio.run(scenario())
+
+
+def test_a_fork_cancelled_at_any_moment_costs_nothing(session):
+    async def scenario():
+        for i in range(30):
+            task = asyncio.create_task(session.afork())
+            await asyncio.sleep(0.0005 * i)
+            if task.cancel():
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            else:
+                (await task).close()
+            assert (await session.arun("items")).value == "[1]"
+
+    asyncio.run(scenario())
+
+
 def test_threads_left_running_do_not_stand_in_the_way(session):
     session.run("import threading, time\nstop = threading.Event()\n"
                 "threading.Thread(target=stop.wait, daemon=True).start()")  # fmt: skip
