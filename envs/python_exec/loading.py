@@ -10,6 +10,7 @@ from typing import Any
 
 from ...sandbox import Sandbox, shared_sandbox
 from ..rewards.unit_tests import Report, UnsupportedTestError, run_tests
+from ..rewards.unit_tests.spec import MATCHES
 from ..tasks import LevelledTasks, TaskSet
 from ..tasks.base import HOLDOUT, canonical_split
 from ..tasks.files import SUFFIXES, Rows, as_task_list, build, hub_rows, read_rows
@@ -112,6 +113,8 @@ def _load(
 ) -> TaskSet:
     if unsupported not in ("raise", "drop"):
         raise ValueError(f'unsupported must be "raise" or "drop", got {unsupported!r}')
+    if match not in MATCHES:
+        raise ValueError(f"match must be one of {', '.join(MATCHES)}, got {match!r}")
     read = {part: _problems(own, match, unsupported, sandbox) for part, own in rows.items()}
     tasks = build(name, read, split, row_format=_Problems(), holdout=holdout, overlap=overlap)
     return as_task_list(name, split, tasks, size=size, shuffle=shuffle, seed=seed)

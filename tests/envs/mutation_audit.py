@@ -8,7 +8,6 @@ common with the grader but the sandbox.
 
 from __future__ import annotations
 
-import ast
 from dataclasses import dataclass, field, replace
 
 from palestra.envs.python_exec.formats import hidden_tests, solution
@@ -117,8 +116,3 @@ def _same_output(reference: str, mutant: str, tests: StdioTests, sandbox: Sandbo
         if not theirs.ok or ours.stdout.split() != theirs.stdout.split():
             return False
     return True
-
-
-def body_lines(source: str) -> int:
-    """Statements of a program, docstrings left out: how big a thing was mutated."""
-    return sum(isinstance(node, ast.stmt) for node in ast.walk(ast.parse(source)))
