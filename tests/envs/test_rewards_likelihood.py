@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -129,7 +130,24 @@ def test_nover_rewards_by_the_authors_rules():
 
 # The tokenisation trap.
 
-TOKENIZERS = [tiny_tokenizer, ByteTokenizer]
+
+@cache
+def greedy_tokenizer():
+    """BPE that merges across words and tags, as no regular expression splits the text first."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    corpus = [f"{n} </think>\n\n<answer> \\boxed{{{n}}} </answer>" for n in range(50)]
+    tokenizer.train_from_iterator(corpus, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+TOKENIZERS = [tiny_tokenizer, greedy_tokenizer, ByteTokenizer]
 words = st.text(alphabet="abc 0123456789.\n\\{}<>/é😀", max_size=25)
 
 
@@ -150,7 +168,8 @@ def test_splicing_in_the_sampled_answer_gives_back_the_sampled_ids(make, reasoni
         assert (reference if splice.only_reference else tail) in scored
         before = codec.decode(sampled[: spliced.start])
         until = head + splice.tail.partition("$reference")[0] if splice.only_reference else head
-        assert until.startswith(before) and len(until) - len(before) < 8
+        assert until.startswith(before)
+        assert not until.startswith(codec.decode(sampled[: spliced.start + 1]))
 
 
 def test_writing_the_reference_after_a_cut_would_give_other_ids():
@@ -159,6 +178,9 @@ def test_writing_the_reference_after_a_cut_would_give_other_ids():
     naive = codec.encode("so <answer> ") + codec.encode("\\boxed{42} </answer>")
     assert naive != sampled and codec.decode(naive) == codec.decode(sampled)
     assert list(Splice()(sampled, "42", codec).token_ids) == sampled
+    codec = greedy_tokenizer()
+    sampled = codec.encode("so <answer> \\boxed{42} </answer>")
+    assert codec.encode("so <answer") + codec.encode("> \\boxed{42} </answer>") != sampled
 
 
 def test_reasoning_stays_as_it_was_sampled_even_where_it_is_not_canonical():
