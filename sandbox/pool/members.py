@@ -6,6 +6,7 @@ import asyncio
 import copy
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -47,6 +48,11 @@ class Life:
     running: int = 0
     sessions: weakref.WeakSet[Session] = field(default_factory=weakref.WeakSet)
 
+    def kills(self) -> Counter[str]:
+        """Interpreters that were killed in it, by cause, where its back end counts them."""
+        stats = getattr(self.sandbox, "stats", None)
+        return Counter() if stats is None else Counter(stats().kills)
+
 
 @dataclass(eq=False)
 class Member:
@@ -64,6 +70,7 @@ class Member:
     recycled: int = 0
     opened: int = 0
     retired: list[Life] = field(default_factory=list)
+    buried: Counter[str] = field(default_factory=Counter)  # kills in lives that are over
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
 
     def next_sandbox(self) -> Sandbox:
@@ -89,6 +96,7 @@ class Member:
             failures=self.failures,
             started=self.started,
             recycled=self.recycled,
+            kills=dict(sum((life.kills() for life in self.lives()), self.buried)),
             error=self.error,
         )
 

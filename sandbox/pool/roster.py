@@ -34,7 +34,8 @@ class Roster:
         self.care = care
         self.owner = os.getpid()
         self.closed = False
-        self._lock = threading.Lock()
+        # The collector may end the pool, and so call `close`, in any thread at any time.
+        self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -226,6 +227,8 @@ class Roster:
         with self._lock:
             over = [life for life in member.retired if not life.running and not life.sessions]
             member.retired = [life for life in member.retired if life not in over]
+            for life in over:
+                member.buried += life.kills()
         for life in over:
             await _close(life.sandbox)
 

@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..measure import quantile
-from ..types import Execution, Status
+from ..types import Execution
 
-KILLS = (Status.TIMEOUT, Status.MEMORY, Status.OUTPUT, Status.CRASHED)
 KEPT = 10_000  # times that the quantiles are taken over: the latest
 
 
@@ -26,6 +25,7 @@ class MemberStats:
         opened: sessions opened in all its lives.
         failures: how often it was taken out; `error` is the last reason.
         started: lives begun, the first one included; `recycled` of them by age or use.
+        kills: interpreters killed, by cause, as far as its back end tells; see `Stats`.
     """
 
     name: str
@@ -36,6 +36,7 @@ class MemberStats:
     failures: int
     started: int
     recycled: int
+    kills: dict[str, int]
     error: str = ""
 
     def __str__(self) -> str:
@@ -81,8 +82,8 @@ class PoolStats:
 
     @property
     def kills(self) -> dict[str, int]:
-        """Runs that were stopped, by cause."""
-        return {s.value: self.executions[s] for s in KILLS if self.executions.get(s)}
+        """Interpreters that were killed in all members, by cause; see `Stats`."""
+        return dict(sum((Counter(member.kills) for member in self.members), Counter[str]()))
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON can hold it: times that there are none of are None."""

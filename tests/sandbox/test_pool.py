@@ -246,12 +246,15 @@ def test_a_worn_member_gets_a_fresh_life_and_open_sessions_go_on():
             time.sleep(0.02)
         assert pool.roster.ready()[0].server_pid != first
         assert old.run("kept").value == "'still here'"
+        old.fork().run("while True: pass", wall_s=0.1)
+        assert pool.stats().kills == {"wall": 1}
         assert old.fork().run("kept").value == "'still here'"
         assert not gone(first)
         gc.collect()
         old.close()
         wait_until(lambda: gone(first))
         assert pool.stats().members[0].failures == 0
+        assert pool.stats().kills == {"wall": 1}
 
 
 def test_age_alone_renews_only_what_was_used():
@@ -428,9 +431,13 @@ def test_a_pool_that_nobody_holds_ends_its_servers():
 
 
 def test_statistics_read_well_and_are_json(shared):
+    before = shared.stats().kills
     shared.run("while True: pass", wall_s=0.1)
+    shared.run("while True: pass", limits=Limits(cpu_s=0.1))
     now = shared.stats()
-    assert now.kills["timeout"] >= 1
+    assert now.kills["wall"] == before.get("wall", 0) + 1
+    assert now.kills["cpu"] == before.get("cpu", 0) + 1
+    assert now.executions["timeout"] >= 2
     text = str(now)
     assert f"{now.finished} finished" in text
     assert "0 Small" not in text
