@@ -1,0 +1,101 @@
+"""The back ends that the attacks are played on, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asuser import NO_NAMESPACES
+from attacks import Outcome
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
+SOMEBODY = 47_110  # a user id that nobody has
+WITHIN_S = 100.0
+
+slow = pytest.mark.slow
+BACKENDS = [
+    pytest.param("local", id="local"),
+    pytest.param("local-user", id="local-user"),
+    pytest.param("landlock-user", id="landlock-user"),
+    pytest.param("landlock", id="landlock", marks=slow),
+    pytest.param("docker", id="docker", marks=slow),
+    pytest.param("docker-runsc", id="docker-runsc", marks=slow),
+]
+
+
+@dataclass
+class Played:
+    """What a back end said of itself, and the outcome of each attack by its id."""
+
+    tier: str = ""
+    missing: dict[str, str] = field(default_factory=dict)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    end: str = ""
+
+
+def command(name: str, *, isolated: bool) -> list[str]:
+    """How `play` is started for a back end."""
+    plain = [sys.executable, str(HERE / "play.py"), name]
+    if not isolated or name.startswith("docker"):
+        return plain
+    user = SOMEBODY if name.endswith("-user") and os.geteuid() == 0 else os.geteuid()
+    shown = {sys.prefix, sys.base_prefix, str(REPOSITORY), *filter(os.path.isdir, sys.path)}
+    options = [word for path in sorted(shown) for word in ("--show", path)]
+    asuser = [sys.executable, str(HERE / "asuser.py"), "--user", str(user)]
+    return [*asuser, *(options if user != os.geteuid() else []), "--", *plain]
+
+
+def play(name: str, ids: Iterable[str]) -> Played:
+    """Play attacks on a back end; skips where it cannot be had here."""
+    if name.endswith("-user") and os.geteuid() != 0:
+        pytest.skip("this already is an ordinary user: see the back end without '-user'")
+    text = json.dumps(sorted(ids))
+    done = _run(command(name, isolated=True), text)
+    if done.returncode == NO_NAMESPACES:
+        if name.endswith("-user"):
+            pytest.skip(f"cannot become another user here: {done.stderr.strip()}")
+        done = _run(command(name, isolated=False), text)
+    return _read(done)
+
+
+def _run(words: list[str], text: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        words,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        cwd="/",
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(text, timeout=WITHIN_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            err += f"\nit hung: killed after {WITHIN_S:g} s"
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+def _read(done: subprocess.CompletedProcess[str]) -> Played:
+    played = Played(end=f"exit code {done.returncode}; {done.stderr[-3000:]}")
+    for line in done.stdout.splitlines():
+        entry: dict[str, Any] = json.loads(line)
+        if "tier" in entry:
+            played.tier, played.missing = entry["tier"], entry["missing"]
+        else:
+            name = entry.pop("id")
+            played.outcomes[name] = Outcome(**entry)
+    return played
