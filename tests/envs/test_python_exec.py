@@ -1,5 +1,6 @@
 """`palestra/PythonExec-v0` as an environment, with the real sandbox."""
 
+import asyncio
 import json
 import os
 import pickle
@@ -13,6 +14,10 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import palestra
+from palestra.agents.agent import Agent
+from palestra.agents.engines.base import SamplingParams
+from palestra.agents.engines.scripted import ScriptedEngine
+from palestra.agents.rollout import EnvPool, collect
 from palestra.envs.python_exec.formats import Problem, example_tests, hidden_tests
 from palestra.envs.rewards.unit_tests import Call, CheckTests, FunctionTests, StdioCase, StdioTests
 from palestra.envs.types import Outcome, StopReason, ToolStatus
@@ -293,3 +298,22 @@ def test_the_oracle_of_every_shipped_problem_ends_its_episode(make):
             begin(env, task)
             (action,) = env.oracle(task)
             assert env.step(action)[1:3] == (1.0, True), task.id
+
+
+@pytest.mark.parametrize(
+    ("protocol", "replies"),
+    [
+        ("fenced", [fenced(RIGHT) + "\n```output\nExamples: 2 of 2 passed.\n```\nDone."]),
+        ("hermes", [call("python", code=RIGHT), call("submit", code=RIGHT)]),
+    ],
+)
+def test_agents_play_it_side_by_side(sandbox, protocol, replies):
+    def build():
+        return palestra.make(ID, tasks=[ADD], sandbox=sandbox, protocol=protocol).unwrapped
+
+    async def play():
+        agent = Agent(ScriptedEngine(replies), SamplingParams(max_tokens=400))
+        return await collect(EnvPool(build), agent, [ADD] * 4, group_size=2, concurrency=4)
+
+    played = [t for group in asyncio.run(play()) for t in group.trajectories]
+    assert [(t.reward, t.tools.calls) for t in played] == [(1.0, 1)] * 8

@@ -154,7 +154,7 @@ class _Grading:
         limits = trusted.LIMITS
         async with await self.sandbox.aopen(limits, seed=self.seed) as judge:
             trusted.run_setup(await judge.arun(tests.check))
-            await judge.arun(trusted.install("Checker(names['check'])"))
+            await judge.arun(trusted.install("Checker(names['check'])", trusted=True))
             answer: dict[str, Any] | None = None
             while True:
                 execution = await judge.arun(trusted.ask(json.dumps(answer) if answer else None))
@@ -205,7 +205,7 @@ class _Grading:
         session = self._session = await self.sandbox.aopen(self.limits, seed=self.seed)
         if preamble:
             trusted.run_setup(await session.arun(preamble))
-        await session.arun(trusted.install(f"Callee(names, {entry_point!r})"))
+        await session.arun(trusted.install(f"Callee(names, {entry_point!r})", trusted=False))
         execution = await session.arun(self.program, wall_s=self._time_left())
         self.seconds += execution.duration_s
         if not execution.ok:

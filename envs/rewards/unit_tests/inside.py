@@ -1,8 +1,9 @@
 """Plain data as text, and the calls that a graded session answers.
 
 The host imports this file; sessions are given its source, so it uses the standard library
-only and nothing of Palestra. What a session with model code in it says is data: whoever
-patches `encode` there changes which wrong answer it gives, and learns no expected value.
+only and nothing of Palestra, and is short: each grading compiles it. What a session with
+model code in it says is data: whoever patches `encode` there changes which wrong answer it
+gives, and learns no expected value.
 
 Plain data are None, bool, int, float, complex, str, bytes, list, tuple, dict, set and
 frozenset of these. Subclasses (an IntEnum, a Counter, a named tuple, a numpy scalar) travel
@@ -11,11 +12,8 @@ as the value of their base, so that no object whose methods run code ever arrive
 
 from __future__ import annotations
 
-import builtins
 import json
-import threading
 from collections.abc import Callable
-from queue import SimpleQueue
 from typing import Any
 
 MAX_DEPTH = 60
@@ -150,74 +148,3 @@ class Callee:
             return Said(value=encode(target(*args, **kwargs)))
         except BaseException as error:  # noqa: BLE001 - goes to the host as data
             return Said(error=described(error))
-
-
-class Evaluator:
-    """Runs in a session of trusted code: evaluates test expressions to plain data."""
-
-    def __init__(self, names: dict[str, Any]) -> None:
-        self.names = names
-
-    def __call__(self, expression: str) -> Said:
-        try:
-            return Said(value=encode(eval(expression, self.names)))
-        except BaseException as error:  # noqa: BLE001 - goes to the host as data
-            return Said(error=described(error))
-
-
-class Checker:
-    """Runs in a session of trusted code: a check whose candidate lives elsewhere.
-
-    The check runs in a thread. Each call of the candidate ends the cell that is waiting in
-    `__call__` with the arguments; the next cell brings the answer.
-    """
-
-    def __init__(self, check: Callable[[Callable[..., Any]], Any]) -> None:
-        self._check = check
-        self._asked: SimpleQueue[Said] = SimpleQueue()
-        self._answered: SimpleQueue[dict[str, Any]] = SimpleQueue()
-        self._started = False
-
-    def __call__(self, answer: str = "") -> Said:
-        if self._started:
-            self._answered.put(json.loads(answer))
-        else:
-            self._started = True
-            threading.Thread(target=self._run, daemon=True).start()
-        return self._asked.get()
-
-    def _run(self) -> None:
-        try:
-            self._check(self._candidate)
-        except BaseException as error:  # noqa: BLE001 - a failed check
-            self._asked.put(Said(failed=described(error)))
-        else:
-            self._asked.put(Said(passed=True))
-
-    def _candidate(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            arguments = encode((args, kwargs))
-        except NotPlainError as error:
-            self._asked.put(Said(unsupported=str(error)))
-            raise
-        self._asked.put(Said(call=arguments))
-        answer = self._answered.get()
-        if "error" in answer:
-            raise _exception(*answer["error"])
-        return decode(answer["value"])
-
-
-class CandidateError(Exception):
-    """The candidate raised something that is no built-in exception."""
-
-
-def _exception(name: str, text: str) -> Exception:
-    kind = getattr(builtins, name, None)
-    # An iterator's end would cut short a check that draws answers with `map`.
-    ends = (StopIteration, StopAsyncIteration)
-    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, ends):
-        try:
-            return kind(text)
-        except TypeError:  # UnicodeDecodeError and its like take more
-            pass
-    return CandidateError(f"{name}: {text}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from ....sandbox.base import Sandbox, Session
 from ....sandbox.types import Execution, Limits
-from . import inside
+from . import inside, judge
 from .inside import NotPlainError, decode
 from .spec import Call
 from .translate import Pending, UnsupportedTestError, literal
@@ -25,11 +25,11 @@ LIMITS = Limits(
 _COLLECT = "lambda *args, **kwargs: (args, kwargs)"
 
 
-def install(make: str) -> str:
-    """A cell that defines `_palestra_` by `make`, an expression over the names of `inside`
-    and `names`, the session's own namespace."""
+def install(make: str, *, trusted: bool) -> str:
+    """A cell that defines `_palestra_` by `make`, an expression over the names of `inside`,
+    of `judge` in a session of trusted code, and `names`, the session's own namespace."""
     return (
-        f"_palestra_ = (lambda names, own: [exec({_source()!r}, own), "
+        f"_palestra_ = (lambda names, own: [exec({_source(trusted)!r}, own), "
         f"eval({make!r}, own, {{'names': names}})][1])(globals(), {{'__name__': 'inside'}})"
     )
 
@@ -66,7 +66,7 @@ def resolve(
     with get_sandbox().open(LIMITS) as session:
         run_setup(session.run(setup))
         session.run(f"_ = {_COLLECT}")
-        session.run(install("Evaluator(names)"))
+        session.run(install("Evaluator(names)", trusted=True))
         try:
             return [
                 call or _evaluated(one, session) for call, one in zip(calls, pending, strict=True)
@@ -104,5 +104,7 @@ def _value(session: Session, expression: str) -> str:
 
 
 @cache
-def _source() -> str:
-    return getsource(inside)
+def _source(trusted: bool) -> str:
+    future = "from __future__ import annotations\n"
+    first, second = getsource(inside), getsource(judge)
+    return f"{first}\n{second.partition(future)[2]}" if trusted else first
