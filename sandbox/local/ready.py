@@ -22,13 +22,22 @@ from .notify import Asked
 
 @dataclass
 class Spare:
-    """A process that is no session yet. `asked` is the call it waits in, once it does."""
+    """A process that is no session yet.
+
+    `asked` is the call it waits in, once it does; `promised` the command, with its handles, of
+    a session that waits for it.
+    """
 
     pid: int
     limits: dict[str, Any]
     family: Family | None = None
     asked: Asked | None = None
+    promised: tuple[dict[str, Any], list[int]] | None = None
     retired: bool = False
+
+    @property
+    def free(self) -> bool:
+        return self.promised is None and not self.retired
 
     @property
     def tasks(self) -> int:
@@ -47,27 +56,16 @@ class Spares:
         self._limits: dict[str, Any] | None = None
         self.by_pid: dict[int, Spare] = {}
 
-    def take(self, limits: dict[str, Any]) -> Spare | None:
-        """A waiting spare with these limits, which from now on is the caller's to use."""
+    def find(self, limits: dict[str, Any]) -> Spare | None:
+        """One with these limits for the caller to use or to promise, rather one that waits."""
         self._limits = limits
-        for spare in self.by_pid.values():
-            if spare.asked is not None and not spare.retired and spare.limits == limits:
-                del self.by_pid[spare.pid]
-                return spare
-        self._make_room(limits)
+        free = [spare for spare in self.by_pid.values() if spare.free]
+        same = [spare for spare in free if spare.limits == limits]
+        if same:
+            return next((spare for spare in same if spare.asked is not None), same[0])
+        if free and len(free) >= self._wanted:  # all for other limits: the oldest makes room
+            self.retire(free[0])
         return None
-
-    def _make_room(self, limits: dict[str, Any]) -> None:
-        """When all places hold spares for other limits, the oldest goes."""
-        held = [spare for spare in self.by_pid.values() if not spare.retired]
-        others = [spare for spare in held if spare.limits != limits]
-        if others and len(held) >= self._wanted:
-            self.retire(others[0])
-
-    def put_back(self, spare: Spare) -> None:
-        """It could not be used, and is ended."""
-        self.by_pid[spare.pid] = spare
-        self.retire(spare)
 
     @staticmethod
     def retire(spare: Spare) -> None:
@@ -80,7 +78,7 @@ class Spares:
         """Whether there is one to be made."""
         if self._limits is None:
             return False
-        return sum(not spare.retired for spare in self.by_pid.values()) < self._wanted
+        return sum(spare.free for spare in self.by_pid.values()) < self._wanted
 
     def make(self) -> None:
         """Make one. Where that fails no other is made until the next session is opened."""
@@ -93,16 +91,14 @@ class Spares:
             return
         self.by_pid[pid] = Spare(pid, self._limits)
 
-    def waits(self, asked: Asked) -> bool:
-        """Take note of a suspended call; whether it is a spare's."""
+    def reports(self, asked: Asked) -> Spare | None:
+        """Take note of a suspended call; the spare whose it is, if it is one's."""
         spare = self.by_pid.get(asked.tid)
-        if spare is None:
-            return False
-        if asked.name == "setsid":
+        if spare is not None and asked.name == "setsid":
             spare.asked = asked
-        else:
+        elif spare is not None:
             asked.refuse()
-        return True
+        return spare
 
     def buried(self, pid: int) -> Spare | None:
         """A process is dead; the spare it was, if it was one."""

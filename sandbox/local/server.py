@@ -115,7 +115,11 @@ class Server:
     def _decide(self, listener: int) -> None:
         """A suspended call: a spare reports, or a session asks for something."""
         asked = receive(listener)
-        if asked is None or self._copies is None or self._spares.waits(asked):
+        if asked is None or self._copies is None:
+            return
+        spare = self._spares.reports(asked)
+        if spare is not None:
+            self._hand_over(spare)
             return
         if asked.name == "clone":  # the host's wish is queued before it
             self._commands(None)
@@ -144,34 +148,49 @@ class Server:
         return True
 
     def _open(self, message: dict[str, Any], handles: list[int]) -> None:
-        limits, session = message["limits"], socket.socket(fileno=handles[0])
-        spare = self._spares.take(limits)
-        family = None
-        try:
-            if spare is not None and self._hand_over(spare, handles):
-                pid, family = spare.pid, spare.family
-            else:
-                pid = self._fork_session(limits, handles)
-        except OSError as error:
-            self._farewell(session, _exit_frame(error=str(error)))
+        """Use a spare, or one that is being made, or have a process forked."""
+        spare = self._spares.find(message["limits"])
+        if spare is None:
+            self._open_new(message, handles)
             return
-        finally:
+        spare.promised = message, handles
+        if spare.asked is not None:
+            self._hand_over(spare)
+
+    def _open_new(self, message: dict[str, Any], handles: list[int]) -> None:
+        try:
+            pid = self._fork_session(message["limits"], handles)
+        except OSError as error:
+            self._farewell(socket.socket(fileno=handles[0]), _exit_frame(error=str(error)))
             for handle in handles[1:]:
                 os.close(handle)
-        live = Live(message["sid"], pid, session, limits["cpu_s"], limits["tasks"], family=family)
-        self._watch(live)
+        else:
+            self._settle(message, handles, pid)
 
-    def _hand_over(self, spare: Spare, handles: list[int]) -> bool:
-        """Make a session of a spare; whether that went well."""
+    def _hand_over(self, spare: Spare) -> None:
+        """Make the session that a waiting spare was promised to."""
+        if spare.promised is None or spare.asked is None:
+            return
+        message, handles = spare.promised
         try:
-            assert spare.asked is not None
             for source, target in zip(handles, (3, 1, 2), strict=True):
                 spare.asked.inject(source, target)
-        except OSError:  # it was killed in its sleep
-            self._spares.put_back(spare)
-            return False
+        except OSError:  # it was killed in its sleep; its burial sees to the promise
+            self._spares.retire(spare)
+            return
+        del self._spares.by_pid[spare.pid]
         spare.asked.pretend()
-        return True
+        self._settle(message, handles, spare.pid, spare.family)
+
+    def _settle(
+        self, message: dict[str, Any], handles: list[int], pid: int, family: Family | None = None
+    ) -> None:
+        """From here on the process is a session."""
+        for handle in handles[1:]:
+            os.close(handle)
+        limits, session = message["limits"], socket.socket(fileno=handles[0])
+        live = Live(message["sid"], pid, session, limits["cpu_s"], limits["tasks"], family=family)
+        self._watch(live)
 
     def _fork_session(self, limits: dict[str, Any], handles: Sequence[int] = ()) -> int:
         """Have the zygote fork; without `handles` a spare. OSError where it cannot."""
@@ -302,6 +321,8 @@ class Server:
         live, spare = self._by_pid.pop(pid, None), self._spares.buried(pid)
         if spare is not None:
             self._leave_family(spare)
+            if spare.promised is not None:
+                self._open_new(*spare.promised)
         if live is None:  # a spare, or what a spoilt copy left behind
             return
         del self._by_fd[live.socket.fileno()], self._by_sid[live.sid]
