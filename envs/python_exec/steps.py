@@ -34,7 +34,7 @@ class Condition:
     choices: tuple[Any, ...] = ()
 
 
-_SMALL, _FEW, _MANY = tuple(range(2, 10)), (1, 2, 3), tuple(range(2, 51))
+_SMALL, _FEW, _MANY = tuple(range(2, 10)), (2, 3, 4), tuple(range(2, 51))
 _LETTERS, _ALPHABET = tuple("aeiorst"), tuple("abcdefghijklmnopqrstuvwxyz")
 
 STEPS = (
