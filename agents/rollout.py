@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -18,6 +17,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ..envs.core import ChatEnv
+from ..envs.driving import maybe_await
 from ..envs.types import (
     Completion,
     FinishReason,
@@ -32,6 +32,7 @@ from ..envs.types import (
 )
 from .agent import Agent
 from .engines.base import ContextOverflow, EngineError
+from .grouping import group_seeds, with_group_rewards
 from .rendering import Renderer
 from .seeding import derive_seed
 
@@ -314,8 +315,8 @@ async def collect(
 ) -> list[Group]:
     """Play every task `group_size` times, at most `concurrency` episodes at once.
 
-    Groups come back in the order of `tasks`; `on_group` hears of each as it finishes. A task
-    that comes twice is sampled anew.
+    Groups come back in the order of `tasks`, with the group rewards that the environment
+    declares; `on_group` hears of each as it finishes. A task that comes twice is sampled anew.
     """
     if group_size < 1 or concurrency < 1:
         raise ValueError(
@@ -323,19 +324,25 @@ async def collect(
         )
     jobs = [
         Job(task, derive_seed(own, task.id, index), derive_seed(own, "env", task.id))
-        for task, own in zip(tasks, _group_seeds(tasks, seed), strict=True)
+        for task, own in zip(tasks, group_seeds(tasks, seed), strict=True)
         for index in range(group_size)
     ]
-    played: list[list[Trajectory | None]] = [[None] * group_size for _ in tasks]
+    async with pool.borrow() as env:
+        extras = env.group_rewards
+    played: list[dict[int, Trajectory]] = [{} for _ in tasks]
+    groups: dict[int, Group] = {}
 
-    def finished(number: int, trajectory: Trajectory) -> None:
-        group, index = divmod(number, group_size)
-        played[group][index] = trajectory
-        if on_group and None not in played[group]:
-            on_group(_group(tasks[group], played[group]))
+    async def finished(number: int, trajectory: Trajectory) -> None:
+        at, index = divmod(number, group_size)
+        played[at][index] = trajectory
+        if len(played[at]) == group_size:
+            members = tuple(played[at][i] for i in range(group_size))
+            groups[at] = await with_group_rewards(Group(tasks[at], members), extras)
+            if on_group:
+                on_group(groups[at])
 
     await play(pool, agent, jobs, finished, limits=limits, concurrency=concurrency)
-    return [_group(task, members) for task, members in zip(tasks, played, strict=True)]
+    return [groups[at] for at in range(len(tasks))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +358,7 @@ async def play(
     pool: EnvPool,
     agent: Agent,
     jobs: Sequence[Job],
-    finished: Callable[[int, Trajectory], None],
+    finished: Callable[[int, Trajectory], Awaitable[None] | None],
     *,
     limits: RolloutLimits | None = None,
     concurrency: int = 256,
@@ -375,7 +382,7 @@ async def play(
                         limits=limits,
                         counted=True,
                     )
-                finished(number, trajectory)
+                await maybe_await(finished(number, trajectory))
 
     # All are counted before the first begins, and each until it has no successor: between
     # two episodes of a worker the engine must not take the others for the whole company.
@@ -386,18 +393,3 @@ async def play(
         async with asyncio.TaskGroup() as running:
             for live in workers:
                 running.create_task(worker(live))
-
-
-def _group_seeds(tasks: Sequence[Task], seed: int) -> list[int]:
-    """One seed a group: `seed` where a task comes for the first time, another where again."""
-    seen: Counter[str] = Counter()
-    seeds = []
-    for task in tasks:
-        again = seen[task.id]
-        seeds.append(derive_seed(seed, "again", again) if again else seed)
-        seen[task.id] += 1
-    return seeds
-
-
-def _group(task: Task, played: Sequence[Trajectory | None]) -> Group:
-    return Group(task, tuple(t for t in played if t is not None))

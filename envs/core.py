@@ -20,7 +20,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, SupportsFloat
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import gymnasium
 from gymnasium.error import ResetNeeded
@@ -43,6 +43,9 @@ from .types import (
     ToolStats,
     ToolStatus,
 )
+
+if TYPE_CHECKING:
+    from .rewards.group import GroupRewards
 
 Action = str | Message
 Step = tuple[list[Message], SupportsFloat, bool, bool, dict[str, Any]]
@@ -68,6 +71,8 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
     reward_range: tuple[float, float] = (0.0, 1.0)
     """The lowest and the highest reward of a whole episode."""
     protocol: Protocol | None = None
+    group_rewards: GroupRewards | None = None
+    """Rewards of a whole group, which `collect` adds once all its members have finished."""
     abandoned = False
     """Set when a step was cut off half way: what it started may still run, so the
     environment must not be used again."""
