@@ -14,7 +14,9 @@ import pytest
 
 from palestra import cli
 from palestra.cli import sandbox as commands
-from palestra.cli.sandbox import bench, doctor, run
+from palestra.cli import sandbox_bench as bench
+from palestra.cli import sandbox_doctor as doctor
+from palestra.cli import sandbox_run as run
 from palestra.sandbox import LocalSandbox, Status
 from palestra.sandbox.doctor import KEYS
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError, nearest
-from ..parsing import parse
-from .backend import Backend, make_sandbox, words
+from .errors import UsageError, nearest
+from .parsing import parse
+from .sandbox_backend import Backend, make_sandbox, words
 
 if TYPE_CHECKING:
-    from ...sandbox.doctor import Report
+    from ..sandbox.doctor import Report
 
 TIERS = {
     "native": "namespaces, a private root, the system-call filter and limits",
@@ -47,7 +47,7 @@ EXAMPLES = ("", "--require net,fs,memory,docker", "--backend docker", "--json")
 
 def main(argv: Sequence[str]) -> int:
     options = parse(Options, argv, command="sandbox doctor", examples=EXAMPLES)
-    from ...sandbox.doctor import KEYS, examine
+    from ..sandbox.doctor import KEYS, examine
 
     required = words(options.require)
     for key in required:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from ..errors import UsageError, nearest
+from .errors import UsageError, nearest
 
 COMMANDS = {
     "run": "run a Python file in the sandbox",
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     if command not in COMMANDS:
         hint = nearest(command, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
         raise UsageError(f"unknown command 'sandbox {command}'{hint}")
-    code: int = import_module(f".{command}", __package__).main(rest)
+    code: int = import_module(f".sandbox_{command}", __package__).main(rest)
     return code
 
 

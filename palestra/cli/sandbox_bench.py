@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from ..parsing import parse
-from .backend import Backend, make_sandbox
+from .parsing import parse
+from .sandbox_backend import Backend, make_sandbox
 
 if TYPE_CHECKING:
-    from ...sandbox import Sandbox
+    from ..sandbox import Sandbox
 
 REST_S = 0.01  # before each run, so that what the last one left is cleared and a spare is ready
 MOST = 1000  # runs of one kind: enough for a p99
@@ -107,13 +107,13 @@ def _plan(options: Options, sandbox: Sandbox) -> list[Callable[[], Row]]:
 
 
 def _floor() -> Row:
-    from ...sandbox.measure import bare_fork
+    from ..sandbox.measure import bare_fork
 
     return _row("floor", "floor: bare fork and exit", bare_fork(100))
 
 
 def _latency(key: str, what: str, job: str, sandbox: Sandbox, share_s: float, rest_s: float) -> Row:
-    from ...sandbox.measure import latency
+    from ..sandbox.measure import latency
 
     return _row(key, what, latency(job, MOST, sandbox, rest_s=rest_s, seconds=share_s))
 
@@ -121,7 +121,7 @@ def _latency(key: str, what: str, job: str, sandbox: Sandbox, share_s: float, re
 def _throughput(
     key: str, what: str, job: str, sandbox: Sandbox, clients: int, seconds: float
 ) -> Row:
-    from ...sandbox.measure import PRINT, SYMPY, throughput
+    from ..sandbox.measure import PRINT, SYMPY, throughput
 
     code = PRINT if job == "print" else SYMPY
     found = throughput(sandbox, code, clients=clients, seconds=seconds)
@@ -129,7 +129,7 @@ def _throughput(
 
 
 def _row(key: str, what: str, seconds: list[float], per_second: float | None = None) -> Row:
-    from ...sandbox.measure import quantile
+    from ..sandbox.measure import quantile
 
     p50, p99 = (round(1000 * quantile(seconds, share), 3) for share in (0.5, 0.99))
     return Row(key, what, len(seconds), p50, p99, per_second and round(per_second, 1))

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+import tokenize
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from ..errors import UsageError
-from ..parsing import parse
-from .backend import Backend, make_sandbox, words
+from .errors import UsageError
+from .parsing import parse
+from .sandbox_backend import Backend, make_sandbox, words
 
 if TYPE_CHECKING:
-    from ...sandbox import Execution, Limits, Sandbox
+    from ..sandbox import Execution, Limits, Sandbox
 
 # The numbers that shells, timeout(1), docker run and the kernel's killer give these ends.
 EXIT_CODES = {"ok": 0, "error": 1, "timeout": 124, "crashed": 134, "memory": 137, "output": 153}
@@ -86,7 +88,7 @@ EXAMPLES = (
 
 def main(argv: Sequence[str]) -> int:
     options = parse(Options, argv, command="sandbox run", examples=EXAMPLES)
-    from ...sandbox import SandboxError
+    from ..sandbox import SandboxError
 
     limits = _limits(options)
     if options.stdin == options.file == "-":
@@ -111,8 +113,6 @@ def main(argv: Sequence[str]) -> int:
 def _run(
     sandbox: Sandbox, options: Options, limits: Limits, code: str, name: str, stdin: bytes
 ) -> Execution:
-    from dataclasses import replace
-
     with sandbox.open(limits, seed=options.seed) as session:
         argv = [options.file, *options.args]
         session.run(f"import sys; sys.argv[:] = {argv!r}; __file__ = {name!r}; del sys")
@@ -123,9 +123,6 @@ def _run(
 
 def _program(options: Options) -> tuple[str, str]:
     """The source and its name."""
-    import io
-    import tokenize
-
     data = _read(options.file, "program")
     try:
         # As the interpreter reads a file: its coding line or UTF-8, any kind of line end.
@@ -146,7 +143,7 @@ def _read(path: str, what: str) -> bytes:
 
 
 def _limits(options: Options) -> Limits:
-    from ...sandbox import Limits
+    from ..sandbox import Limits
 
     given = {field.name: getattr(options, field.name) for field in fields(Limits)}
     try:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import UsageError
+from .errors import UsageError
 
 if TYPE_CHECKING:
-    from ...sandbox import Sandbox
+    from ..sandbox import Sandbox
 
 Backend = Literal["local", "docker", "runsc"]
 
@@ -21,10 +21,10 @@ def make_sandbox(backend: Backend, **options: Any) -> Sandbox:
     """
     try:
         if backend == "local":
-            from ...sandbox import LocalSandbox
+            from ..sandbox import LocalSandbox
 
             return LocalSandbox(**options)
-        from ...sandbox.docker import DockerSandbox
+        from ..sandbox.docker import DockerSandbox
 
         return DockerSandbox(**options, runtime="runsc" if backend == "runsc" else None)
     except ValueError as error:
