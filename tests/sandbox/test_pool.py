@@ -184,6 +184,36 @@ def test_a_member_killed_while_nothing_runs_costs_nobody_a_run():
         assert pool.stats().interrupted == 0
 
 
+def test_under_killings_every_run_gives_its_own_answer_or_an_error():
+    with Pool([small, small], max_running=4) as pool:
+        pool.run("1")
+
+        async def scenario():
+            runs = [
+                asyncio.create_task(pool.arun(f"print({i})", client=f"c{i % 9}"))
+                for i in range(150)
+            ]
+            for _ in range(3):
+                seen = asked(pool)
+                while asked(pool) < seen + 25:
+                    await asyncio.sleep(0.005)
+                for sandbox in await asyncio.to_thread(pool.roster.ready):
+                    os.kill(sandbox.server_pid, signal.SIGKILL)
+            return await asyncio.gather(*runs, return_exceptions=True)
+
+        results = asyncio.run(scenario())
+        failed = [result for result in results if isinstance(result, BaseException)]
+        assert all(isinstance(error, SandboxError) for error in failed)
+        answers = [result.stdout for result in results if not isinstance(result, BaseException)]
+        expected = [f"{i}\n" for i, r in enumerate(results) if not isinstance(r, BaseException)]
+        assert answers == expected
+        assert len(failed) <= 30
+        now = pool.stats()
+        assert (now.finished, now.interrupted) == (len(answers) + 1, len(failed))
+        assert pool.run("2").value == "2"
+        assert idle(pool)
+
+
 def test_a_member_that_hangs_is_replaced_after_a_check():
     with small() as local, Pool([local], check_every_s=0.2, check_s=3.0) as pool:
         assert pool.run("1").value == "1"
