@@ -20,29 +20,30 @@ USER = "65534:65534"
 
 # What an interpreter, the fork server and the container's init need; all else answers EPERM.
 _ALLOWED = """
-read write close open openat openat2 creat stat fstat lstat newfstatat statx poll ppoll lseek
-mmap mprotect munmap brk mremap madvise msync mincore membarrier rt_sigaction rt_sigprocmask
+read write close open openat openat2 creat stat fstat lstat newfstatat statx poll ppoll lseek mmap
+mprotect munmap brk mremap madvise msync mincore membarrier rt_sigaction rt_sigprocmask
 rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend rt_sigqueueinfo sigaltstack signalfd4
 ioctl pread64 pwrite64 readv writev preadv pwritev preadv2 pwritev2 access faccessat faccessat2
 pipe pipe2 select pselect6 sched_yield sched_getaffinity sched_setaffinity sched_getparam
 sched_getscheduler sched_get_priority_max sched_get_priority_min dup dup2 dup3 pause nanosleep
 clock_nanosleep clock_gettime clock_getres gettimeofday time times alarm getitimer setitimer
 timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create
-timerfd_gettime timerfd_settime sendfile copy_file_range splice socketpair sendto recvfrom
-sendmsg recvmsg sendmmsg recvmmsg shutdown getsockopt setsockopt getsockname getpeername clone
-fork vfork execve execveat exit exit_group wait4 waitid kill tkill tgkill uname fcntl flock fsync
-fdatasync sync_file_range truncate ftruncate fallocate fadvise64 getdents getdents64 getcwd chdir
-fchdir rename renameat renameat2 mkdir mkdirat rmdir link linkat unlink unlinkat symlink symlinkat
-readlink readlinkat chmod fchmod fchmodat chown fchown lchown fchownat umask utime utimes
-utimensat futimesat statfs fstatfs getrlimit setrlimit prlimit64 getrusage sysinfo getuid getgid
-geteuid getegid getresuid getresgid getgroups setuid setgid setreuid setregid setresuid setresgid
-setgroups setfsuid setfsgid getppid getpid gettid getpgrp getpgid setpgid getsid setsid
+timerfd_gettime timerfd_settime sendfile copy_file_range splice tee vmsplice socketpair sendto
+recvfrom sendmsg recvmsg sendmmsg recvmmsg shutdown getsockopt setsockopt getsockname getpeername
+clone fork vfork execve execveat exit exit_group wait4 waitid kill tkill tgkill uname fcntl flock
+fsync fdatasync sync_file_range truncate ftruncate fallocate fadvise64 getdents getdents64 getcwd
+chdir fchdir rename renameat renameat2 mkdir mkdirat rmdir link linkat unlink unlinkat symlink
+symlinkat readlink readlinkat chmod fchmod fchmodat chown fchown lchown fchownat umask utime
+utimes utimensat futimesat statfs fstatfs getrlimit setrlimit prlimit64 getrusage sysinfo getuid
+getgid geteuid getegid getresuid getresgid getgroups setuid setgid setreuid setregid setresuid
+setresgid setgroups setfsuid setfsgid getppid getpid gettid getpgrp getpgid setpgid getsid setsid
 getpriority setpriority capget capset prctl arch_prctl set_tid_address set_robust_list
-get_robust_list futex futex_waitv rseq restart_syscall getcpu getrandom epoll_create
-epoll_create1 epoll_ctl epoll_ctl_old epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2
-memfd_create close_range seccomp landlock_create_ruleset landlock_add_rule
-landlock_restrict_self pidfd_open pidfd_send_signal
-sethostname unshare setns mount umount umount2 pivot_root mount_setattr
+get_robust_list futex futex_waitv rseq restart_syscall getcpu getrandom epoll_create epoll_create1
+epoll_ctl epoll_ctl_old epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2 memfd_create
+close_range seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self pidfd_open
+pidfd_send_signal sync syncfs getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr
+inotify_init inotify_init1 inotify_add_watch inotify_rm_watch sethostname unshare setns mount
+umount umount2 pivot_root mount_setattr
 """
 
 

@@ -143,10 +143,13 @@ def test_files_go_in_and_out(session):
 def test_a_fork_is_a_copy_with_its_files(sandbox):
     with sandbox.open() as session:
         session.run("g = iter(range(9)); next(g); open('f', 'w').write('one')")
+        session.run("import os; r, w = os.pipe(); os.write(w, b'held')")
         with session.fork() as copy, copy.fork() as second:
             assert copy.run("open('f', 'w').write('copy'); next(g)").value == "1"
             assert second.run("next(g), open('f').read()").value == "(1, 'one')"
             assert session.run("next(g), open('f').read()").value == "(1, 'one')"
+            for one in (session, copy, second):
+                assert one.run("os.read(r, 9)").value == "b'held'"
 
 
 def test_a_call_that_is_killed_is_undone_on_request(sandbox):
