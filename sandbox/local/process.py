@@ -257,6 +257,10 @@ class Process:
         if self.gone and (self.exit is None or hung_up(self._server)):
             raise SandboxError(why)
 
+    def lost(self) -> bool:
+        """Whether there is no use in it any more: it is dead, or will be with its server."""
+        return self.gone or hung_up(self._server)
+
     def _receive(self, reply: Reply, expect: int = 0) -> None:
         for _ in range(BURST):
             if self.gone:

@@ -166,7 +166,7 @@ class LocalSession(Session):
 
     def _failed(self, error: SandboxError) -> None:
         """The session is lost for good, unless its interpreter is still there."""
-        if not self._lost and (self._process is None or self._process.gone):
+        if not self._lost and (self._process is None or self._process.lost()):
             self._lost = f"the sandbox was lost: {error}"
             self._sandbox.counters.count("lost")
             self._go_on_with(None)

@@ -198,3 +198,28 @@ def test_what_is_refused_before_it_runs_costs_nothing(session):
         with pytest.raises(ValueError, match=r"limit|positive"):
             session.run(**bad)
     assert session.run("items").value == "[1]"
+
+
+def test_an_interpreter_that_dies_of_a_fork_is_followed_by_a_fresh_one(native):
+    with native.open() as session:
+        session.run("import os\nos.fork = lambda: os._exit(7)")
+        with pytest.raises(SandboxError, match="could not be copied: it ended"):
+            session.fork()
+        assert "the last one exited with code 7" in session.run("1").stderr
+
+
+@pytest.mark.parametrize("use", ["fork", "list_files", "run"])
+def test_whatever_is_asked_of_a_lost_session_says_so(native, use):
+    with LocalSandbox(("math",)) as small:
+        session = small.open()
+        os.kill(small.server_pid, 9)
+        ask = {"run": lambda: session.run("1")}.get(use) or getattr(session, use)
+        for _ in range(2):
+            with pytest.raises(SandboxError):
+                for _ in range(1000):  # dying, it may answer a few times more
+                    ask()
+        with pytest.raises(SandboxError, match="lost"):
+            ask()
+        assert small.stats().lost == 1
+        with small.open() as fresh:
+            assert fresh.run("1").value == "1"
