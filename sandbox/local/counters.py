@@ -12,7 +12,7 @@ class Counters:
     """Plain counters behind one lock; any thread may count."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a collected session closes inside of it
         self._counts: Counter[str] = Counter()
         self._status: Counter[Status] = Counter()
         self._kills: Counter[str] = Counter()
