@@ -1,11 +1,12 @@
 """Run a command in namespaces of its own, as an ordinary user if asked, where paths stay.
 
-    python asuser.py [--user UID] [--show PATH]... [--no-network] -- COMMAND...
+    python asuser.py [--user UID] [--show PATH]... [--fresh PATH]... [--no-network] -- COMMAND...
 
 With --user, as root: an interpreter that lies where only root can look (below /root, say) is
 made visible at the same place, in a mount namespace that nobody else sees. Without root a user
 namespace stands in for it. Processes that COMMAND leaves behind end with it, and signals to
-everyone reach nobody else. Exits with 75 where the kernel gives no namespaces.
+everyone reach nobody else. A --fresh folder is empty, and nobody else's. Exits with 75 where
+the kernel gives no namespaces.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--user", type=int, default=os.geteuid())
     parser.add_argument("--show", action="append", default=[])
+    parser.add_argument("--fresh", action="append", default=[])
     parser.add_argument("--no-network", action="store_true")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
@@ -107,6 +109,8 @@ def main() -> int:
     _LIBC.prctl(1, signal.SIGKILL)
     _mount("proc", "/proc", "proc", 0)
     show(options.show)
+    for folder in options.fresh:
+        _mount("tmpfs", folder, "tmpfs", 0, "mode=1777")
     if options.user != os.geteuid():
         os.setgroups([])
         os.setresgid(options.user, options.user, options.user)

@@ -1,4 +1,4 @@
-"""Cells that take over the runner: no process outlives its session, and every clock holds."""
+"""Cells that take over the runner, or leave something behind: every clock and wall holds."""
 
 import asyncio
 import time
@@ -143,3 +143,41 @@ def test_a_session_sees_nothing_of_the_hosts_command_line(arena):
             "any('scra' + 'tch' in v for v in texts if v is not globals())"
         )
         assert session.run(walk).value == "False"
+
+
+def test_next_session_sees_nothing_of_the_last(sandbox):
+    with sandbox.open() as session:
+        session.run("import json, builtins\nbuiltins.secret = 1; json.dumps = None")
+        session.run("open('numpy.py', 'w').write('1/0')")
+    with sandbox.open() as session:
+        result = session.run(
+            "import os, json, numpy\njson.dumps(1), 'secret' in globals(), os.listdir('.')"
+        )
+        assert result.value == "('1', False, [])"
+
+
+def test_nobody_is_root_inside(sandbox):
+    with sandbox.open() as session:
+        result = session.run("import os; (os.getuid() == 0, os.geteuid() == 0)")
+        if "uid" not in sandbox.missing:
+            assert result.value == "(False, False)"
+
+
+def test_cpu_limit_holds_over_threads_and_is_renewed_for_each_call(sandbox):
+    burn = (
+        "import time\nend = time.process_time() + {}\nwhile time.process_time() < end: pass\n'done'"
+    )
+    with sandbox.open(Limits(cpu_s=0.25, wall_s=20)) as session:
+        for _ in range(4):
+            assert session.run(burn.format(0.15)).value == "'done'"
+        over = session.run(burn.format(15))
+        assert over.status is Status.TIMEOUT
+        assert "CPU limit" in over.stderr
+        assert over.cpu_s < 5
+
+
+def test_timed_out_programs_leave_no_process(arena):
+    with arena.open() as session:
+        for _ in range(3):
+            assert session.run("while True: pass", wall_s=0.1).status is Status.TIMEOUT
+    assert _left(arena, 0) == 0
