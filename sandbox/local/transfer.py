@@ -16,18 +16,20 @@ def read(handle: int, max_bytes: int, path: str) -> bytes:
         ValueError: it has more than `max_bytes`.
         FileNotFoundError: it is not a regular file.
     """
-    kept = bytearray()
+    pieces: list[bytes] = []
     with open(handle, "rb", buffering=0) as file:
         info = os.fstat(handle)
         if not stat.S_ISREG(info.st_mode):
             raise FileNotFoundError(errno.ENOENT, "not a regular file", path)
-        size = info.st_size
-        while size <= max_bytes and (piece := file.read(min(_PIECE, max_bytes + 1 - len(kept)))):
-            kept += piece
-            size = max(size, len(kept))
+        size, expected, length = info.st_size, info.st_size, 0
+        while size <= max_bytes and (piece := file.read(max(expected, _PIECE))):
+            pieces.append(piece)
+            length += len(piece)
+            size = max(size, length)
+            expected = 0
     if size > max_bytes:
         raise ValueError(f"{path!r} has {size} bytes or more; at most {max_bytes} are read")
-    return bytes(kept)
+    return b"".join(pieces)
 
 
 def names(handle: int) -> list[str]:
