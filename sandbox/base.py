@@ -62,6 +62,8 @@ class Session(_Closable):
         """Run `code`, which may read `stdin`; the last expression is echoed in `value`.
 
         Raises:
+            ValueError: the code or its input is too large, or `wall_s` is no time to wait.
+            RuntimeError: the session is running another call.
             SandboxError: the session was closed, or its sandbox was lost.
         """
 
