@@ -44,6 +44,11 @@ _BUILT_IN = (
         "palestra.envs.reasoning:Reasoning",
         "Every reasoning-gym family, one or a mixture, at any level, with its own scorer",
     ),
+    (
+        "palestra/Chat-v0",
+        "palestra.envs.chat:Chat",
+        "Open chat judged by a reward model that sees the answer only (after RLMT)",
+    ),
 )
 
 
