@@ -8,6 +8,8 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -130,7 +132,7 @@ class DockerSandbox(Sandbox):
 
     @property
     def tier(self) -> str:
-        """ "docker", or "docker+" and the name of the runtime; starts the containers if need be.
+        """`docker`, or `docker+runsc` and the like; starts the containers if need be.
 
         What holds inside a container is told by `missing`.
         """
@@ -194,15 +196,16 @@ class DockerSandbox(Sandbox):
             return own
 
 
-def _replacer(sandbox: DockerSandbox) -> Any:
+def _replacer(sandbox: DockerSandbox) -> Callable[[Container], None]:
     """What to do when a container has ended, without keeping its sandbox alive."""
     reference = weakref.ref(sandbox)
 
     def replace(container: Container) -> None:
         sandbox = reference()
         # One that never did any work would only fail again; the next `open` tries that.
-        if sandbox is not None and container.used and not sandbox._closed:
-            sandbox._running()
+        if sandbox is not None and container.used:
+            with suppress(SandboxError):  # it was closed
+                sandbox._running()
 
     return replace
 
