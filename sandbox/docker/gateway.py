@@ -48,7 +48,9 @@ class Gateway(asyncio.Protocol):
     def begin(self, out: asyncio.WriteTransport) -> None:
         """Say the first word."""
         self._out = out
-        out.write(pack(0, {"tier": self._sandbox.tier, "missing": self._sandbox.missing}))
+        missing = dict(self._sandbox.missing)
+        missing.pop("cgroup", None)  # the container is in one
+        out.write(pack(0, {"tier": self._sandbox.tier, "missing": missing}))
 
     def data_received(self, data: bytes) -> None:
         for frame in self._reader.feed(data, lambda _: _ROOM):

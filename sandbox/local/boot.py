@@ -23,7 +23,7 @@ import traceback
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from . import child, kernel, layout, memory, privateroot, wire
+from . import cgroup, child, kernel, layout, memory, privateroot, wire
 from .isolation import Walls
 from .rehearsal import preload
 from .scratch import remove_tree
@@ -48,6 +48,7 @@ def main(text: str) -> NoReturn:
     walls = Walls(layout.plan(config["preload"], config["site"]))
     try:
         host = os.pidfd_open(config["host"])
+        kills = _join_group(walls, config)
         walls.raise_launcher()
         zygote = os.fork()
     except BaseException:  # noqa: BLE001 - the host raises it as SandboxError
@@ -60,7 +61,19 @@ def main(text: str) -> NoReturn:
         os._exit(0)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     os.close(host)
-    _serve(control, walls, config)
+    _serve(control, walls, config, kills)
+
+
+def _join_group(walls: Walls, config: dict[str, Any]) -> cgroup.Kills:
+    """Into a control group, together with everything that will be forked."""
+    cgroup.sweep()
+    try:
+        memory = config["total_memory_bytes"] or cgroup.default_memory()
+        limits = {"memory": memory, "pids": cgroup.default_tasks()}
+        return cgroup.Kills(cgroup.join(config["group"], limits))
+    except OSError as error:
+        walls.missing["cgroup"] = str(error)
+        return cgroup.Kills(-1)
 
 
 def _watch(host: int, zygote: int) -> None:
@@ -75,7 +88,9 @@ def _watch(host: int, zygote: int) -> None:
     os.kill(zygote, signal.SIGKILL)
 
 
-def _serve(control: socket.socket, walls: Walls, config: dict[str, Any]) -> NoReturn:
+def _serve(
+    control: socket.socket, walls: Walls, config: dict[str, Any], kills: cgroup.Kills
+) -> NoReturn:
     """Raise the walls, fork the server off, load the libraries, and be the zygote."""
     try:
         walls.raise_server(config["scratch"])
@@ -86,7 +101,8 @@ def _serve(control: socket.socket, walls: Walls, config: dict[str, Any]) -> NoRe
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
         os.environ.clear()
-        links = _fork_server(control, walls, config["ready"])
+        links = _fork_server(control, walls, kills, config["ready"])
+        kills.close()
         sys.path[:] = config["site"] if "fs" in walls.missing else walls.layout.path
         child.prepare_streams()
         absent = preload(config["preload"])
@@ -103,7 +119,9 @@ def _serve(control: socket.socket, walls: Walls, config: dict[str, Any]) -> NoRe
     os._exit(0)
 
 
-def _fork_server(control: socket.socket, walls: Walls, ready: int) -> list[socket.socket]:
+def _fork_server(
+    control: socket.socket, walls: Walls, kills: cgroup.Kills, ready: int
+) -> list[socket.socket]:
     """Start the server, still small; the zygote's ends of their sockets."""
     pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3)]
     if os.fork():
@@ -117,7 +135,7 @@ def _fork_server(control: socket.socket, walls: Walls, ready: int) -> list[socke
             far.close()
         if "fs" not in walls.missing:
             kernel.unshare(kernel.CLONE_NEWNS)  # it keeps the proc that the zygote parts with
-        Server(control, walls, Links(*(own for own, _ in pairs)), ready).run()
+        Server(control, walls, Links(*(own for own, _ in pairs)), kills, ready).run()
     except BaseException:  # noqa: BLE001 - shown where the host's own errors are
         os.write(2, traceback.format_exc().encode())
     os._exit(0)

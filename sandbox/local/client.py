@@ -20,7 +20,7 @@ from typing import Any
 
 from ..base import Sandbox, Session
 from ..types import Limits, SandboxError, Stats
-from . import wire
+from . import cgroup, wire
 from .config import PRELOAD, Config
 from .counters import Counters
 from .gate import Gate
@@ -52,8 +52,10 @@ class _Server:
         self.control, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.setblocking(False)
         # Made by the server only where it cannot have a root of its own.
-        scratch = f"{tempfile.gettempdir()}/palestra-{secrets.token_hex(8)}"
-        self.control.send(json.dumps({**config, "host": self.owner, "scratch": scratch}).encode())
+        token = secrets.token_hex(8)
+        scratch, group = f"{tempfile.gettempdir()}/palestra-{token}", cgroup.own_name(token)
+        own = {"host": self.owner, "scratch": scratch, "group": group}
+        self.control.send(json.dumps({**config, **own}).encode())
         flags = ("-s", "-S", "-P", "-B", "-X", "utf8")
         here = str(Path(__file__).parent)
         with far:
@@ -69,7 +71,7 @@ class _Server:
         self._lock = threading.Lock()
         self._hello: dict[str, Any] = {}
         self._finalizer = weakref.finalize(
-            self, _end, self.popen, self.control, self.owner, scratch
+            self, _end, self.popen, self.control, self.owner, scratch, group
         )
 
     def hello(self, wait_s: float) -> dict[str, Any]:
@@ -94,12 +96,15 @@ class _Server:
         self._finalizer()
 
 
-def _end(popen: subprocess.Popen[bytes], control: socket.socket, owner: int, scratch: str) -> None:
+def _end(
+    popen: subprocess.Popen[bytes], control: socket.socket, owner: int, scratch: str, group: str
+) -> None:
     control.close()
     if owner == os.getpid():
         popen.kill()
         popen.wait()
         remove_tree(scratch, wait_s=2.0)
+        cgroup.remove(group, wait_s=2.0)
 
 
 class LocalSandbox(Sandbox):
@@ -115,6 +120,9 @@ class LocalSandbox(Sandbox):
         ready: sessions made before anybody asks, for the limits most recently asked for, so
             that opening one costs no fork; 0 for none. By default twice the number of usable
             cores, at most 16.
+        total_memory_bytes: for all sessions of a server together, where there is the layer
+            `cgroup`; a session that is killed for it ends with `Status.MEMORY`. By default three
+            quarters of what this process may have.
     """
 
     def __init__(
@@ -125,8 +133,16 @@ class LocalSandbox(Sandbox):
         require: tuple[str, ...] = (),
         max_running: int | None = None,
         ready: int | None = None,
+        total_memory_bytes: int | None = None,
     ) -> None:
-        self.config = Config(tuple(preload), limits or Limits(), tuple(require), max_running, ready)
+        self.config = Config(
+            preload=tuple(preload),
+            limits=limits or Limits(),
+            require=tuple(require),
+            max_running=max_running,
+            ready=ready,
+            total_memory_bytes=total_memory_bytes,
+        )
         self.gate = Gate(max_running or 2 * len(os.sched_getaffinity(0)))
         self.counters = Counters()
         self._lock = threading.Lock()

@@ -14,7 +14,8 @@ PRELOAD = (
     *("statistics", "random", "numpy", "sympy"),
 )
 MAX_READY = 16  # by default; each takes some 3 MB
-LAYERS = ("user", "pid", "net", "fs", "uid", "landlock", "seccomp", "fork")
+LEAST_MEMORY = 128 << 20  # the server with numpy and sympy takes some 90 MB
+LAYERS = ("user", "pid", "net", "fs", "uid", "landlock", "seccomp", "fork", "cgroup")
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Config:
     """The arguments of `LocalSandbox`, by the same names; see there.
 
     Raises:
-        ValueError: a layer that is none, no place to run in, or less than no spare session.
+        ValueError: a layer that is none, or a number that is too small.
     """
 
     preload: tuple[str, ...] = PRELOAD
@@ -30,15 +31,16 @@ class Config:
     require: tuple[str, ...] = ()
     max_running: int | None = None
     ready: int | None = None
+    total_memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for layer in self.require:
             if layer not in LAYERS:
                 raise ValueError(f"unknown layer {layer!r}; layers are {', '.join(LAYERS)}")
-        if self.max_running is not None and self.max_running < 1:
-            raise ValueError(f"max_running must be at least 1 (or None), got {self.max_running}")
-        if self.ready is not None and self.ready < 0:
-            raise ValueError(f"ready must be at least 0 (or None), got {self.ready}")
+        for name, least in (("max_running", 1), ("ready", 0), ("total_memory_bytes", LEAST_MEMORY)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least} (or None), got {value}")
 
     def for_server(self) -> dict[str, Any]:
         """What the server has to know."""
@@ -48,4 +50,5 @@ class Config:
             "require": self.require,
             "site": sys.path,
             "ready": spares if self.ready is None else self.ready,
+            "total_memory_bytes": self.total_memory_bytes,
         }

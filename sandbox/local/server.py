@@ -15,21 +15,21 @@ import os
 import select
 import signal
 import socket
-import time
 from collections import ChainMap
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from . import kernel, wire, workfiles
+from . import wire, workfiles
+from .cgroup import Kills, make_first_victim
 from .copies import Copies, Copy, Family
 from .isolation import Walls
+from .live import Clocks, Live
 from .notify import receive
 from .ready import Spare, Spares
 
 BATCH = 4  # commands between two looks at everything else
-CORES = os.cpu_count() or 1
 
 
 @dataclass
@@ -41,24 +41,14 @@ class Links:
     uplink: socket.socket  # the listeners of new sessions' filters
 
 
-@dataclass
-class Live:
-    """One session as the server sees it."""
-
-    sid: int
-    pid: int
-    socket: socket.socket  # the session's own end: writes reach the host
-    cpu_limit: float  # absolute, in seconds of the process' CPU clock
-    tasks: int
-    reason: str = ""
-    family: Family | None = None
-
-
 class Server:
     """One epoll loop over the control socket, hang-ups, deaths and CPU clocks."""
 
-    def __init__(self, control: socket.socket, walls: Walls, zygote: Links, ready: int) -> None:
+    def __init__(
+        self, control: socket.socket, walls: Walls, zygote: Links, kills: Kills, ready: int
+    ) -> None:
         self._control = control
+        self._kills = kills
         self._zygote = zygote
         for end in (control, zygote.reports, zygote.uplink):
             end.setblocking(False)
@@ -66,7 +56,7 @@ class Server:
         self._by_pid: dict[int, Live] = {}
         self._by_sid: dict[int, Live] = {}
         self._by_fd: dict[int, Live] = {}
-        self._clocks_due = float("inf")
+        self._clocks = Clocks(self._by_pid)
         self._families: dict[int, Family] = {}
         supervised = "fork" not in walls.missing
         self._spares = Spares(ready if supervised else 0, self._fork_session)
@@ -90,18 +80,18 @@ class Server:
             if not self._commands(BATCH):
                 return
             self._listeners()
-            for descriptor, event in events:
-                self._attend(descriptor, event)
+            for descriptor, _ in events:
+                self._attend(descriptor)
             if not self._deaths():
                 return
             if lacking and not events:  # nobody waits for anything
                 self._spares.make()
 
-    def _attend(self, descriptor: int, event: int) -> None:
+    def _attend(self, descriptor: int) -> None:
         if descriptor in self._families:
-            if event & select.EPOLLIN:
+            if _polled(descriptor) & select.POLLIN:  # else to read it would be to wait
                 self._decide(descriptor)
-            else:  # no process is left; the last one's death will be reported soon
+            elif _hung_up(descriptor):  # the last process' death will be reported soon
                 self._epoll.unregister(descriptor)
         elif descriptor in self._farewells:
             self._farewell(*self._farewells.pop(descriptor))
@@ -144,7 +134,7 @@ class Server:
             elif message["op"] == "files":
                 self._files(message, socket.socket(fileno=handles[0]))
             elif message["op"] == "cpu" and message["sid"] in self._by_sid:
-                self._renew(self._by_sid[message["sid"]], message["seconds"])
+                self._clocks.renew(self._by_sid[message["sid"]], message["seconds"])
         return True
 
     def _open(self, message: dict[str, Any], handles: list[int]) -> None:
@@ -198,7 +188,10 @@ class Server:
         answer = json.loads(self._zygote.requests.recv(wire.CHUNK) or b'{"error": "gone"}')
         if "error" in answer:
             raise OSError(answer["error"])
-        return int(answer["pid"])
+        pid = int(answer["pid"])
+        if self._copies is not None:  # the proc file system in view is of our own namespace
+            make_first_victim(pid)
+        return pid
 
     def _listeners(self) -> None:
         """Take in the listeners of new sessions: from then on their calls are decided."""
@@ -280,7 +273,7 @@ class Server:
     def _watch(self, live: Live) -> None:
         self._by_pid[live.pid] = self._by_sid[live.sid] = live
         self._by_fd[live.socket.fileno()] = live
-        self._look_by(live)
+        self._clocks.watch(live)
         self._epoll.register(live.socket, select.EPOLLRDHUP | select.EPOLLHUP)
         handles = []
         try:
@@ -291,12 +284,6 @@ class Server:
                 live.socket.send(wire.PROCESS, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         for handle in handles:
             os.close(handle)
-
-    def _renew(self, live: Live, seconds: float) -> None:
-        """From now on `seconds` of CPU, on top of what our own clock says was used."""
-        with suppress(OSError):
-            live.cpu_limit = kernel.cpu_seconds(live.pid) + seconds
-        self._look_by(live)
 
     def _kill(self, live: Live, reason: str) -> None:
         live.reason = live.reason or reason
@@ -318,7 +305,10 @@ class Server:
     def _bury(self, report: dict[str, Any]) -> None:
         """What a dead process leaves behind; the host is told if it was a session."""
         pid = report.pop("pid")
+        killed = report["status"] == -signal.SIGKILL
         live, spare = self._by_pid.pop(pid, None), self._spares.buried(pid)
+        by_us = live.reason if live is not None else spare is None or spare.retired
+        out_of_memory = killed and not by_us and self._kills.claim()
         if spare is not None:
             self._leave_family(spare)
             if spare.promised is not None:
@@ -333,7 +323,7 @@ class Server:
         self._walls.clean_up(pid)
         self._farewell(
             live.socket,
-            _exit_frame(reason=live.reason, **report),
+            _exit_frame(reason="memory" if out_of_memory else live.reason, **report),
         )
 
     def _farewell(self, end: socket.socket, frame: bytes) -> None:
@@ -358,43 +348,21 @@ class Server:
 
     def _check_clocks(self) -> float | None:
         """Kill who is over; the time in which nobody else can get there."""
-        now = time.monotonic()
-        if now >= self._clocks_due:
-            self._clocks_due = now + max(0.02, self._read_clocks())
-        due = min(self._clocks_due - now, self._copies.check() if self._copies else float("inf"))
-        return None if due == float("inf") else due
+        for live in self._clocks.run_out():
+            self._kill(live, "cpu")
+        copies = self._copies.check() if self._copies else float("inf")
+        pause = min(self._clocks.pause(), copies)
+        return None if pause == float("inf") else pause
 
-    def _read_clocks(self) -> float:
-        soonest = float("inf")
-        for live in self._by_pid.values():
-            left = self._left(live)
-            if left <= 0:
-                self._kill(live, "cpu")
-            else:
-                soonest = min(soonest, left)
-        return soonest
 
-    def _look_by(self, live: Live) -> None:
-        """Read the clocks before this one can be over."""
-        due = time.monotonic() + max(0.02, self._left(live))
-        self._clocks_due = min(self._clocks_due, due)
-
-    @staticmethod
-    def _left(live: Live) -> float:
-        """Seconds in which a session cannot use up its CPU time; none when it has."""
-        if live.reason:
-            return float("inf")
-        try:
-            left = live.cpu_limit - kernel.cpu_seconds(live.pid)
-        except OSError:  # dead
-            return float("inf")
-        return left / min(live.tasks, CORES)
+def _polled(descriptor: int) -> int:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN | select.POLLRDHUP)
+    return sum(event for _, event in poller.poll(0))
 
 
 def _hung_up(descriptor: int) -> bool:
-    poller = select.poll()
-    poller.register(descriptor, select.POLLRDHUP)
-    return bool(poller.poll(0))
+    return bool(_polled(descriptor) & ~select.POLLIN)
 
 
 def _exit_frame(**fields: Any) -> bytes:

@@ -56,6 +56,9 @@ def ending(reply: Reply, process: Process) -> Ending:
     if end.get("reason") == "cpu":
         phrase = f"was killed at its CPU limit of {limits.cpu_s:g} s"
         return Ending(Status.TIMEOUT, "cpu", phrase)
+    if end.get("reason") == "memory":
+        phrase = "was killed for memory: all sessions together had reached their limit"
+        return Ending(Status.MEMORY, "memory", phrase)
     if reply.killed:
         return Ending(Status.CRASHED, "protocol", "was killed because it broke the protocol")
     code = end.get("status")

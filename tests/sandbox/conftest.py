@@ -22,6 +22,6 @@ def session(sandbox):
 @pytest.fixture
 def native(sandbox):
     """For tests of what only namespaces and supervised system calls can give."""
-    if sandbox.missing:
+    if sandbox.missing.keys() - {"cgroup"}:
         pytest.skip(f"not given by this machine: {sandbox.missing}")
     return sandbox

@@ -81,17 +81,17 @@ def test_programs_work_and_limits_hold(found):
     assert found["threads"][1] == "'ran'"
 
 
-@pytest.mark.parametrize("attack", ["socket", "fork", "kill"])
-def test_calls_are_refused(found, attack):
-    assert found[attack][0] == "error"
-    assert "PermissionError" in found[attack][2]
+@pytest.mark.parametrize("program", ["socket", "fork", "kill"])
+def test_calls_are_refused(found, program):
+    assert found[program][0] == "error"
+    assert "PermissionError" in found[program][2]
 
 
-@pytest.mark.parametrize("attack", ["secret", "environ", "memory", "elsewhere"])
-def test_files_are_closed_where_there_is_landlock(found, attack):
+@pytest.mark.parametrize("program", ["secret", "environ", "memory", "elsewhere"])
+def test_files_are_closed_where_there_is_landlock(found, program):
     if not landlock.version():
         pytest.skip("this kernel has no Landlock")
-    assert "PermissionError" in found[attack][2]
+    assert "PermissionError" in found[program][2]
 
 
 def test_nothing_is_left_on_the_disk(found):
