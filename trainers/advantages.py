@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..envs.rewards.length import soft_overlong
 from ..envs.types import Group, Trajectory
 from .algorithms import Algorithm
 
@@ -65,17 +66,6 @@ def has_signal(rewards: Sequence[float | None]) -> bool:
         return False
     spread = float(valid.max() - valid.min())
     return spread > 1e-9 * max(1.0, float(np.abs(valid).max()))
-
-
-def soft_overlong(length: int, max_length: int, cache: int) -> float:
-    """DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13), in [-1, 0].
-
-    0 up to `max_length - cache` tokens, falling linearly to -1 at `max_length`, -1 beyond.
-    """
-    free = max_length - cache
-    if length <= free:
-        return 0.0
-    return max((free - length) / cache, -1.0)
 
 
 def overlong_tokens(trajectory: Trajectory, algorithm: Algorithm) -> int:

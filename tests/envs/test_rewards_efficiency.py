@@ -14,7 +14,6 @@ from palestra.envs.rewards.efficiency import (
 )
 from palestra.envs.rewards.length import exact_length, group_length, max_length, soft_overlong
 from palestra.envs.types import Group, Message, StopReason, Task, ToolStats, Trajectory
-from palestra.trainers.advantages import soft_overlong as learners_soft_overlong
 
 
 def test_soft_overlong_is_dapos_equation_13():
@@ -27,7 +26,6 @@ def test_soft_overlong_is_dapos_equation_13():
         else:
             expected = -1.0
         assert soft_overlong(length, longest, cache) == expected
-        assert learners_soft_overlong(length, longest, cache) == expected
     assert soft_overlong(18432, longest, cache) == -0.5
     with pytest.raises(ValueError, match="cache"):
         soft_overlong(1, 10, 11)
