@@ -30,29 +30,47 @@ def token_budget(prompt_tokens: int, params: SamplingParams, context_length: int
 class StopStrings:
     """Finds the token that completes a stop string.
 
-    Only the tail of the completion is decoded. A match ends inside the newest token and
-    every token before it that takes part holds at least one byte of it, so the tail needs
-    as many tokens as the string has bytes; `SLACK` more keep decoders that treat the first
-    token of a text differently (a stripped space, half a character) away from the match.
+    Decoding text at every token is slow. A string ends inside the newest token, so nothing
+    is decoded unless that token's own text holds the last character of one; its text is kept in
+    `pieces`, which may be shared. Then only the tail of the completion is decoded: every token
+    that takes part in a match holds at least one byte of it, so the tail needs as many tokens
+    as the string has bytes. `SLACK` more keep decoders that treat the first token of a text
+    differently (a stripped space, half a character) away from the match.
     """
 
     SLACK = 8
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str], pieces: dict[int, str] | None = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.stop = tuple(s for s in stop if s)
         self.tail = max((len(s.encode()) for s in self.stop), default=0) + self.SLACK
+        self._pieces = {} if pieces is None else pieces
+        # A character of several bytes may be spread over tokens, and a token that is one space
+        # may decode to nothing: then every token is looked at.
+        plain = all(s.isascii() and s[-1] != " " for s in self.stop)
+        self._ends = frozenset(s[-1] for s in self.stop) if plain else None
 
     def match(self, token_ids: Sequence[int]) -> str | None:
         """The stop string that the last of `token_ids` completes; None if it does not.
 
         Call it after every token. Where one token completes several, the first to end wins.
         """
-        if not self.stop:
+        if not self.stop or not self._may_end(token_ids[-1]):
             return None
         text = self.tokenizer.decode(token_ids[-self.tail :], skip_special_tokens=False)
         found = [(at + len(s), s) for s in self.stop if (at := text.find(s)) >= 0]
         return min(found)[1] if found else None
+
+    def _may_end(self, token: int) -> bool:
+        if self._ends is None:
+            return True
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self.tokenizer.decode([token], skip_special_tokens=False)
+            self._pieces[token] = piece
+        return not self._ends.isdisjoint(piece)
 
 
 class RequestGate:

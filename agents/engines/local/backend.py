@@ -10,9 +10,6 @@ from torch import Tensor
 
 from .sampling import Scores
 
-# [layers, kv_heads, head_dim, length] and [layers, kv_heads, length, head_dim]
-KeysValues = tuple[Tensor, Tensor]
-
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -51,11 +48,14 @@ class Backend(Protocol):
         """The same, where the source row is not needed any more."""
         ...
 
-    def read(self, row: int, start: int, stop: int) -> KeysValues | None:
-        """Keys and values of tokens start .. stop - 1 of a row; None if they do not stack."""
+    def read(self, row: int, start: int, stop: int) -> Tensor | None:
+        """Keys and values of tokens start .. stop - 1 of a row; None if they do not stack.
+
+        They are [layers, 2, kv_heads, stop - start, head_dim].
+        """
         ...
 
-    def write(self, row: int, data: KeysValues) -> None:
+    def write(self, row: int, data: Tensor) -> None:
         """Put what `read` gave at the start of a row."""
         ...
 

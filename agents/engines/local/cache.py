@@ -1,87 +1,92 @@
-"""The static key/value cache: two tensors for all layers, one row per running request."""
+"""The static key/value cache: one tensor for all layers, one row per running request."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
-from .backend import KeysValues
-
 
 class KVCache:
-    """Values [layers, rows, kv_heads, length, head_dim]; keys with the last two exchanged.
+    """`data` is [layers, 2, rows, kv_heads, length, head_dim]: keys, then values.
 
-    Both are laid out for a decode step: what is summed over runs through memory last. The
-    length is a multiple of 32 and follows the longest live row closely, so that a layer's keys
-    are one dense block: torch's products over slices of a longer cache are 2 to 6 times slower.
+    The length is a multiple of 32. With `dense` it follows the longest live row closely, because
+    torch's products over slices of a longer cache are 2 to 6 times slower; each change copies
+    the cache. Otherwise it grows by half, and shrinks from long lengths only.
     """
 
     def __init__(
-        self, layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
+        self,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        dense: bool = True,
     ) -> None:
-        self.dtype = dtype
+        self.dtype, self._dense = dtype, dense
         self._heads = torch.arange(kv_heads, device=device)
-        self.values = torch.zeros(layers, 0, kv_heads, 0, head_dim, dtype=dtype, device=device)
-        self.keys = self.values.transpose(-1, -2)
-        self.layers = list(zip(self.keys, self.values, strict=True))
+        self.data = torch.zeros(layers, 2, 0, kv_heads, 0, head_dim, dtype=dtype, device=device)
+        self.layers = [(keys, values) for keys, values in self.data]
         # Memory to resize into, in turn: fresh memory would cost more than the copy itself.
-        self._spare = self._in_use = (self.values.flatten(), self.values.flatten())
+        self._spare = self._in_use = self.data.flatten()
 
     @property
     def rows(self) -> int:
-        return self.values.shape[1]
+        return self.data.shape[2]
 
     @property
     def length(self) -> int:
-        return self.values.shape[3]
+        return self.data.shape[4]
 
     def reserve(self, rows: int, length: int) -> None:
         """Make room for `rows` rows of `length` tokens, keeping what is there."""
         if rows > self.rows or length > self.length:
             wanted = self.rows if rows <= self.rows else max(rows, 2 * self.rows)
-            self._resize(wanted, max(_round_up(length), self.length), self.rows)
+            grown = length if self._dense else max(length, 3 * self.length // 2)
+            longer = _round_up(grown) if length > self.length else self.length
+            self._resize(wanted, longer, self.rows)
 
     def fit(self, rows: int, length: int) -> None:
         """The same where rows 0 .. rows - 1 are all that live: gives up length not needed."""
         self.reserve(rows, length)
-        if 1.3 * _round_up(length) < self.length:
+        needed = 1.3 * _round_up(length) if self._dense else 4 * max(length, 256)
+        if needed < self.length:
             self._resize(self.rows, _round_up(length), rows)
 
     def _resize(self, rows: int, length: int, live: int) -> None:
-        layers, _, heads, _, dim = self.values.shape
-        size, kept = layers * rows * heads * length * dim, min(length, self.length)
-        if self._spare[0].numel() < size:
+        layers, _, _, heads, _, dim = self.data.shape
+        shape = (layers, 2, rows, heads, length, dim)
+        size, kept = math.prod(shape), min(length, self.length)
+        if self._spare.numel() < size:
             # Zeros, not garbage: a masked NaN in a value would still make the output NaN.
-            more = size + size // 4
-            self._spare = (self.keys.new_zeros(more), self.keys.new_zeros(more))
-        keys = self._spare[0][:size].view(layers, rows, heads, dim, length)
-        keys[:, :live, ..., :kept] = self.keys[:, :live, ..., :kept]
-        values = self._spare[1][:size].view(layers, rows, heads, length, dim)
-        values[:, :live, :, :kept] = self.values[:, :live, :, :kept]
-        self.keys, self.values = keys, values
+            self._spare = self.data.new_zeros(size + size // 4 if self._dense else size)
+        data = self._spare[:size].view(shape)
+        data[:, :, :live, :, :kept] = self.data[:, :, :live, :, :kept]
+        self.data = data
+        self.layers = [(keys, values) for keys, values in data]
         self._spare, self._in_use = self._in_use, self._spare
-        self.layers = list(zip(keys, values, strict=True))
+        if not self._dense:  # it changes seldom, and twice the memory would be too much
+            self._spare = data.new_empty(0)
 
     def slots(self, rows: Tensor, positions: Tensor) -> Tensor:
-        """Where the values of tokens go in a layer seen as [rows * kv_heads * length, D]."""
-        heads = self.values.shape[2]
-        index = (rows[:, None] * heads + self._heads) * self.length
+        """Where tokens go in one layer's keys or values seen as [rows * kv_heads * length, D]."""
+        index = (rows[:, None] * len(self._heads) + self._heads) * self.length
         return (index + positions[:, None]).flatten()
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of one row into another."""
-        self.keys[:, target, ..., :length] = self.keys[:, source, ..., :length]
-        self.values[:, target, :, :length] = self.values[:, source, :, :length]
+        self.data[:, :, target, :, :length] = self.data[:, :, source, :, :length]
 
-    def read(self, row: int, start: int, stop: int) -> KeysValues:
-        """Views of some tokens of a row; see `backend.KeysValues`."""
-        return self.keys[:, row, ..., start:stop], self.values[:, row, :, start:stop]
+    def read(self, row: int, start: int, stop: int) -> Tensor:
+        """A view of some tokens of a row: [layers, 2, kv_heads, stop - start, head_dim]."""
+        return self.data[:, :, row, :, start:stop]
 
-    def write(self, row: int, data: KeysValues) -> None:
+    def write(self, row: int, data: Tensor) -> None:
         """Put `data` (shaped as `read` gives it) at the start of a row."""
-        keys, values = data
-        self.keys[:, row, ..., : keys.shape[-1]] = keys
-        self.values[:, row, :, : keys.shape[-1]] = values
+        self.data[:, :, row, :, : data.shape[3]] = data
 
 
 def _round_up(length: int) -> int:

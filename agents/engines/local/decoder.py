@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backend import KeysValues, Segment
+from .backend import Segment
 from .cache import KVCache
 from .kernels import Kernels, load_kernels
 from .native import NativeOperators
@@ -43,6 +43,7 @@ class Decoder:
             shape.head_dim,
             dtype if kernels else _attention_dtype(dtype, device),
             device,
+            dense=kernels is None,
         )
         self.weights = Weights(model, shape, dtype, device)
         plain = TorchOperators(shape, self.cache, _rotation_table(model, context_length, device))
@@ -64,11 +65,11 @@ class Decoder:
 
     move = copy
 
-    def read(self, row: int, start: int, stop: int) -> KeysValues | None:
+    def read(self, row: int, start: int, stop: int) -> Tensor | None:
         return self.cache.read(row, start, stop)
 
-    def write(self, row: int, data: KeysValues) -> None:
-        self.cache.reserve(row + 1, data[0].shape[-1])
+    def write(self, row: int, data: Tensor) -> None:
+        self.cache.reserve(row + 1, data.shape[3])
         self.cache.write(row, data)
 
     def score(self, states: Tensor, inverse_temperature: Tensor | None) -> Scores:

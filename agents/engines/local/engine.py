@@ -16,12 +16,12 @@ import torch
 from ....envs.types import Completion
 from ..base import ContextOverflow, Engine, EngineError, SamplingParams, Tokenizer
 from ..loading import load_model
+from ..requests import StopStrings, token_budget
 from .backend import Backend, Segment
 from .decoder import Decoder
 from .generic import GenericBackend
 from .prefix import PrefixCache
 from .scheduler import Request, Scheduler, resolve
-from .stopping import StopFinder, Stopper
 from .threads import release_threads
 from .weights import is_supported
 
@@ -106,6 +106,7 @@ class LocalEngine(Engine):
         self._inbox: deque[Request | _Call] = deque()
         self._burst: list[Request | _Call] = []
         self._episodes = 0
+        self._cancelled = False  # whether some request was since the worker last looked
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -115,18 +116,10 @@ class LocalEngine(Engine):
 
     async def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Completion:
         """See `base.Engine.generate`."""
-        prompt = tuple(prompt_ids)
-        if not prompt:
-            raise ValueError("prompt_ids is empty: a completion needs at least one prompt token")
-        room = self.context_length - len(prompt)
-        if room < 1:
-            raise ContextOverflow(
-                f"the prompt has {len(prompt)} tokens and the context {self.context_length}: "
-                f"shorten the prompt, or raise context_length if the model allows it"
-            )
-        finder = StopFinder(self.tokenizer, params.stop, self._pieces)
-        stopper = Stopper(params, self._ends, finder)
-        request = Request(prompt, params, min(params.max_tokens, room), stopper)
+        limit = token_budget(len(prompt_ids), params, self.context_length)
+        ends = self._ends.union(params.stop_token_ids)
+        stops = StopStrings(self.tokenizer, params.stop, self._pieces)
+        request = Request(tuple(prompt_ids), params, limit, ends, stops)
         completion: Completion = await self._submit(request)
         return completion
 
@@ -208,6 +201,7 @@ class LocalEngine(Engine):
     def _notify_cancelled(self, future: Future[Any]) -> None:
         if future.cancelled():
             with self._wake:
+                self._cancelled = True
                 self._wake.notify()
 
     # The worker thread.
@@ -233,7 +227,10 @@ class LocalEngine(Engine):
 
     def _next_call(self) -> _Call | None:
         """Hand requests to the scheduler up to the first call; return it if it may run now."""
-        self._scheduler.drop_cancelled()
+        if self._cancelled:
+            self._cancelled = False
+            self._scheduler.drop_cancelled()
+            self._inbox = deque(job for job in self._inbox if not job.future.cancelled())
         while self._inbox:
             job = self._inbox[0]
             if isinstance(job, Request):
@@ -252,8 +249,8 @@ class LocalEngine(Engine):
             return False
         if not self.deterministic:
             return True
-        jobs = (*scheduler.active, *scheduler.waiting, *self._inbox)
-        return sum(not job.future.cancelled() for job in jobs) >= self._episodes
+        inside = len(scheduler.active) + len(scheduler.waiting) + len(self._inbox)
+        return inside >= self._episodes
 
     def _execute(self, call: _Call) -> None:
         if not call.future.set_running_or_notify_cancel():

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backend import KeysValues, Segment
+from .backend import Segment
 from .sampling import Scorer, Scores
 from .weights import check_tensors
 
@@ -75,20 +75,19 @@ class GenericBackend:
     def move(self, source: int, target: int, length: int) -> None:
         self._rows[target] = self._rows.pop(source)
 
-    def read(self, row: int, start: int, stop: int) -> KeysValues | None:
+    def read(self, row: int, start: int, stop: int) -> Tensor | None:
         layers = [_stackable(layer) for layer in self._rows[row].layers]
         shapes = {None if kv is None else kv.shape for kv in layers}
         if len(shapes) != 1 or None in shapes:
             return None
-        both = torch.stack([kv for kv in layers if kv is not None], 1)[..., start:stop, :]
-        return both[0].transpose(-1, -2), both[1]
+        return torch.stack([kv for kv in layers if kv is not None])[..., start:stop, :]
 
-    def write(self, row: int, data: KeysValues) -> None:
+    def write(self, row: int, data: Tensor) -> None:
         from transformers import DynamicCache
 
         cache = DynamicCache(config=self.model.config)
-        for number, (keys, values) in enumerate(zip(*data, strict=True)):
-            cache.update(keys.transpose(-1, -2)[None].clone(), values[None].clone(), number)
+        for number, (keys, values) in enumerate(data):
+            cache.update(keys[None].clone(), values[None].clone(), number)
         self._rows[row] = cache
 
 

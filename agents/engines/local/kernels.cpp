@@ -8,18 +8,25 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 // Sums stay in registers only where the loops over them are written out.
-#define UNROLL _Pragma("GCC unroll 4")
+#define UNROLL _Pragma("GCC unroll 16")
 
 namespace {
 
-constexpr int64_t CHUNK = 256;        // as in sampling.py
-constexpr int64_t SMALL = 1 << 14;    // elements not worth waking other threads for
+constexpr int64_t CHUNK = 256;      // as in sampling.py
+constexpr int64_t SMALL = 1 << 14;  // elements not worth waking other threads for
+#if defined(__AVX512F__)
 constexpr int LANES = 16;
-constexpr int64_t BLOCK = 2 * LANES;  // the length of a row of keys is a multiple of it
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
 typedef float Vec __attribute__((vector_size(4 * LANES)));
+typedef std::make_integer_sequence<int, LANES> Lanes;
 
 struct bfloat16 {
     uint16_t bits;
@@ -132,35 +139,45 @@ void prepare(const Attention& a, const T* head, int64_t number, const float* tur
     }
 }
 
-// Put keys [.., dim, capacity] and values [.., capacity, dim] of one token where they belong.
+// Put the key and the value of one token where they belong.
 template <class T>
 void append(const Attention& a, const T* qkv, int64_t token, int64_t head, T* keys, T* values,
             float* buffer) {
-    int64_t place = a.places[token], block = (a.rows[token] * a.kv_heads + head) * a.dim;
+    int64_t row = a.rows[token] * a.kv_heads + head, place = a.places[token];
+    int64_t to = (row * a.capacity + place) * a.dim;
     const T* key = qkv + (a.heads + head) * a.dim;
     prepare(a, key, a.heads + head, a.rotation + place * a.dim, buffer);
-    T* to = keys + block * a.capacity + place;
-    for (int64_t i = 0; i < a.dim; ++i) store(to + i * a.capacity, buffer[i]);
-    std::memcpy(values + block * a.capacity + place * a.dim, key + a.kv_heads * a.dim,
-                a.dim * sizeof(T));
+    for (int64_t i = 0; i < a.dim; ++i) store(keys + to + i, buffer[i]);
+    std::memcpy(values + to, key + a.kv_heads * a.dim, a.dim * sizeof(T));
 }
 
-// The next BLOCK of q K. Eight sums at once, because each addition waits for the one before.
+// Lane i of the result has two lanes of x added up where bit D of i is 0, else two of y.
+template <int D, int... I>
+inline Vec fold(Vec x, Vec y, std::integer_sequence<int, I...>) {
+    return __builtin_shufflevector(x, y, (I & D ? LANES + I - D : I)...) +
+           __builtin_shufflevector(x, y, (I & D ? LANES + I : I + D)...);
+}
+
+// Lane i of the result is the sum of all lanes of x[i].
+template <int D = 1>
+inline Vec add_lanes(Vec* x) {
+    UNROLL for (int i = 0; i < LANES / D / 2; ++i) x[i] = fold<D>(x[2 * i], x[2 * i + 1], Lanes());
+    if constexpr (2 * D < LANES) return add_lanes<2 * D>(x);
+    return x[0];
+}
+
+// The next LANES of q K.
 template <class T>
-void dot_block(const Attention& a, const float* query, const T* keys, float* scores) {
-    Vec sum[4][2] = {};
+Vec dot_block(const Attention& a, const float* query, const T* keys) {
+    Vec sum[LANES] = {};
     int64_t i = 0;
-    for (; i + 4 <= a.dim; i += 4)
-        UNROLL for (int j = 0; j < 4; ++j)
-            UNROLL for (int v = 0; v < 2; ++v)
-                sum[j][v] += query[i + j] * load_vec(keys + (i + j) * a.capacity + v * LANES);
-    for (; i < a.dim; ++i)
-        UNROLL for (int v = 0; v < 2; ++v)
-            sum[0][v] += query[i] * load_vec(keys + i * a.capacity + v * LANES);
-    UNROLL for (int v = 0; v < 2; ++v) {
-        Vec total = ((sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v])) * a.scale;
-        store_vec(scores + v * LANES, total);
+    for (; i + LANES <= a.dim; i += LANES) {
+        Vec q = load_vec(query + i);
+        UNROLL for (int p = 0; p < LANES; ++p) sum[p] += q * load_vec(keys + p * a.dim + i);
     }
+    for (; i < a.dim; ++i)
+        UNROLL for (int p = 0; p < LANES; ++p) sum[p][0] += query[i] * load(keys[p * a.dim + i]);
+    return add_lanes(sum) * a.scale;
 }
 
 // W vectors of `weights` V over `count` places.
@@ -182,12 +199,13 @@ void mix_block(const Attention& a, const float* weights, const T* values, int64_
     }
 }
 
-// softmax(scale q K) V over places first .. last, for one query head.
+// softmax(scale q K) V over places first .. last, for one query head. The capacity is a multiple
+// of LANES, so what is read past the last place is inside the cache, if meaningless.
 template <class T>
 void attend(const Attention& a, const float* query, const T* keys, const T* values, int64_t first,
             int64_t last, float* scores, T* out) {
-    for (int64_t p = first / BLOCK * BLOCK; p <= last; p += BLOCK)
-        dot_block(a, query, keys + p, scores + p);
+    for (int64_t p = first / LANES * LANES; p <= last; p += LANES)
+        store_vec(scores + p, dot_block(a, query, keys + p * a.dim));
     float top = maximum(scores + first, last + 1 - first), mass = 0.0f;
     for (int64_t p = first; p <= last; ++p) mass += scores[p] = exp_fast(scores[p] - top);
     const float* weights = scores + first;

@@ -75,8 +75,8 @@ class TorchOperators:
         def attend(number: int, layer: Layer, qkv: Tensor) -> Tensor:
             query, key, value = self._split(layer, qkv, rotation)
             keys, values = self.cache.layers[number]
-            keys[rows, :, :, at] = key
-            values.view(-1, value.shape[-1]).index_copy_(0, slots, value.flatten(0, 1))
+            for new, old in ((key, keys), (value, values)):
+                old.view(-1, new.shape[-1]).index_copy_(0, slots, new.flatten(0, 1))
             return self._attend_step(number, query, masks[self.shape.windows[number]]).to(qkv.dtype)
 
         return attend
@@ -121,8 +121,8 @@ class TorchOperators:
         shape, rows = self.shape, len(query)
         keys, values = (part[:rows].flatten(0, 1) for part in self.cache.layers[number])
         q = query.reshape(rows * shape.kv_heads, -1, shape.head_dim)
-        weights = torch.softmax(torch.baddbmm(mask, q, keys, alpha=shape.scale), -1)
-        return torch.bmm(weights, values).reshape(rows, -1)
+        scores = torch.baddbmm(mask, q, keys.transpose(1, 2), alpha=shape.scale)
+        return torch.bmm(torch.softmax(scores, -1), values).reshape(rows, -1)
 
     def _attend_run(self, number: int, run: _Run, *qkv: Tensor) -> Tensor:
         """Causal attention of neighbouring rows that have the same start and length."""
@@ -132,11 +132,11 @@ class TorchOperators:
         )
         rows, window = slice(run.row, run.row + run.rows), shape.windows[number]
         keys, values = (part[rows] for part in self.cache.layers[number])
-        keys[..., run.start : end] = key.transpose(-1, -2)
-        values[..., run.start : end, :] = value
+        keys[:, :, run.start : end] = key
+        values[:, :, run.start : end] = value
         plain = run.start == 0 and (window is None or end <= window)
         if run.start > 0:
-            key, value = keys[..., :end].transpose(-1, -2), values[..., :end, :]
+            key, value = keys[:, :, :end], values[:, :, :end]
         mask = None if plain else self._prefill_mask(run, window)
         out = F.scaled_dot_product_attention(
             query, key, value, mask, is_causal=plain, scale=shape.scale, enable_gqa=True

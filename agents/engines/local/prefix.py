@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .backend import KeysValues
-
 Key = tuple[int, tuple[int, ...]]  # (serial of the block before, the tokens of this block)
 
 
@@ -25,7 +23,7 @@ class PrefixCache:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._pool: tuple[Tensor, Tensor] | None = None
+        self._pool: Tensor | None = None
         self.clear()
 
     def clear(self) -> None:
@@ -58,40 +56,34 @@ class PrefixCache:
         for key in reversed(path):
             self._blocks.move_to_end(key)
 
-    def load(self, indices: list[int], length: int) -> KeysValues:
-        """The first `length` tokens of the blocks at these indices."""
+    def load(self, indices: list[int], length: int) -> Tensor:
+        """The first `length` tokens of the blocks at these indices, shaped as `Backend.read`'s."""
         assert self._pool is not None
-        picked = torch.tensor(indices, device=self._pool[0].device)
-        keys, values = (part[picked] for part in self._pool)
-        keys = keys.movedim(0, -2).flatten(-2)
-        return keys[..., :length], values.movedim(0, -3).flatten(-3, -2)[..., :length, :]
+        picked = self._pool[torch.tensor(indices, device=self._pool.device)]
+        return picked.movedim(0, 3).flatten(3, 4)[..., :length, :]
 
-    def store(self, tokens: Sequence[int], read: Callable[[int, int], KeysValues | None]) -> None:
-        """Keep the full blocks of `tokens`; `read` gives the keys and values of a range."""
+    def store(self, tokens: Sequence[int], read: Callable[[int, int], Tensor | None]) -> None:
+        """Keep the full blocks of `tokens`; `read(start, stop)` gives their keys and values."""
         if self._pool is None and (sample := read(0, 1)) is not None:
             self._pool = self._allocate_pool(sample)
         if self._pool is None:
             return
-        capacity = len(self._pool[0])
+        capacity = len(self._pool)
         path, fresh = self._insert(tokens, min(len(tokens) // self.block, capacity), capacity)
         self._touch(path)
         if not fresh:
             return
-        data = read(fresh[0][0] * self.block, (fresh[-1][0] + 1) * self.block)
-        assert data is not None
-        index = torch.tensor([i for _, i in fresh], device=data[0].device)
-        layers, heads, _, dim = data[1].shape
-        cut = (len(fresh), self.block)
-        self._pool[0][index] = data[0].reshape(layers, heads, dim, *cut).movedim(-2, 0)
-        self._pool[1][index] = data[1].reshape(layers, heads, *cut, dim).movedim(-3, 0)
+        kv = read(fresh[0][0] * self.block, (fresh[-1][0] + 1) * self.block)
+        assert kv is not None
+        layers, two, heads, _, dim = kv.shape
+        blocks = kv.reshape(layers, two, heads, len(fresh), self.block, dim).movedim(3, 0)
+        self._pool[torch.tensor([i for _, i in fresh], device=kv.device)] = blocks
 
-    def _allocate_pool(self, sample: KeysValues) -> tuple[Tensor, Tensor]:
+    def _allocate_pool(self, sample: Tensor) -> Tensor:
         """Room for as many blocks as fit; pages of it are only touched when one is written."""
-        one = sample[1].numel() * sample[1].element_size()
-        capacity = self.max_bytes // (2 * one * self.block)
-        layers, heads, _, dim = sample[1].shape
-        keys = sample[0].new_empty(capacity, layers, heads, dim, self.block)
-        return keys, keys.new_empty(capacity, layers, heads, self.block, dim)
+        layers, two, heads, _, dim = sample.shape
+        capacity = self.max_bytes // (sample.numel() * sample.element_size() * self.block)
+        return sample.new_empty(capacity, layers, two, heads, self.block, dim)
 
     def _insert(
         self, tokens: Sequence[int], count: int, capacity: int

@@ -15,14 +15,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ....envs.types import Completion
+from ....envs.types import Completion, FinishReason
 from ..base import SamplingParams
+from ..requests import StopStrings
 from .backend import Backend, Segment
 from .prefix import Key, PrefixCache
 from .sampling import Scores, Truncation, sample, uniforms
-from .stopping import Finish, Stopper
 
 T = TypeVar("T")
+Finish = tuple[FinishReason, str | None]
 _WAVE_TOKENS = 4096  # prompt tokens prefilled between two decode steps
 
 
@@ -33,7 +34,8 @@ class Request:
     prompt: tuple[int, ...]
     params: SamplingParams
     limit: int  # tokens to sample at most, cut to the context
-    stopper: Stopper
+    ends: frozenset[int]  # tokens that end a turn
+    stops: StopStrings
     future: Future[Completion] = field(default_factory=Future)
     submitted: float = field(default_factory=time.perf_counter)
     started: float = 0.0
@@ -54,6 +56,16 @@ class Request:
     def length(self) -> int:
         """Tokens whose keys and values are in the cache: all but the newest."""
         return len(self.prompt) + len(self.tokens) - 1
+
+    def add(self, token: int, logprob: float) -> Finish | None:
+        """Take over a sampled token; what ended the completion, if it did."""
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        if token in self.ends:
+            return FinishReason.STOP, None
+        if self.stops.stop and (found := self.stops.match(self.tokens)) is not None:
+            return FinishReason.STOP_STRING, found
+        return (FinishReason.LENGTH, None) if len(self.tokens) >= self.limit else None
 
     def completion(self, finish: Finish) -> Completion:
         reason, stop = finish
@@ -225,9 +237,7 @@ class Scheduler:
         for request, token, logprob in zip(requests, tokens, logprobs, strict=True):
             if not request.tokens:
                 request.first_token = now
-            request.tokens.append(token)
-            request.logprobs.append(logprob)
-            finish = request.stopper(request.tokens, request.limit)
+            finish = request.add(token, logprob)
             if finish is not None:
                 finished.append((request, finish))
         self._remove([request for request, _ in finished])

@@ -5,7 +5,9 @@ answer), graded, learnt from, and the weights handed to the sampler. Same model,
 sandbox, thread count, sampling temperature, learning rate and loss; the two sides sample
 for themselves, from a model sharp enough for lengths to agree. Steps alternate between the
 sides, each in a process of its own that waits while the other works. TRL is measured in
-every variant named, and the ratio is to its fastest.
+every variant named, and with two tools: our sandbox, which TRL's users do not have, and a bare
+`python -I` per call, which is what they would write. "skipping" is Palestra as it ships: it
+leaves sequences without a gradient out of the forward pass; "palestra" forwards all, as TRL.
 
 Second table: the learner alone, on the same given sequences (`learner.py`).
 
@@ -23,6 +25,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -105,11 +108,11 @@ def commands(args: argparse.Namespace, work: Path) -> dict[str, list[str]]:
     }
     flat = [str(x) for pair in common.items() for x in pair]
     ours = [sys.executable, str(HERE / "ours.py"), *flat]
-    found = {"palestra": ours + ["--skip-zero-advantage"] * args.skip_zero_advantage}
-    for variant in args.trl:
-        found[f"trl {variant}"] = [
+    found = {"palestra": ours, "palestra skipping": [*ours, "--skip-zero-advantage"]}
+    for variant, tool in product(args.trl, args.tools):
+        found[f"trl {variant} {tool}"] = [
             *(args.trl_python, str(HERE / "theirs.py"), *flat, "--variant", variant),
-            *("--steps", str(args.steps + 1), "--response-template"),
+            *("--tool", tool, "--steps", str(args.steps + 1), "--response-template"),
             json.dumps(RESPONSE_TEMPLATE),
         ]
     return found
@@ -156,14 +159,13 @@ def print_table(results: dict[str, dict[str, Any]]) -> None:
         "calls": ("calls", ".2f"),
         "reward": ("reward", ".2f"),
     }
-    print(f"{'':16}" + "".join(f"{c:>11}" for c in columns))
+    print(f"{'':28}" + "".join(f"{c:>11}" for c in columns))
     for name, r in results.items():
-        print(f"{name:16}" + "".join(f"{format(r[k], f):>11}" for k, f in columns.values()))
-    ours = results["palestra"]
+        print(f"{name:28}" + "".join(f"{format(r[k], f):>11}" for k, f in columns.values()))
     for name, theirs in results.items():
-        if name != "palestra":
-            cells = "".join(f"{theirs[k] / ours[k]:>10.1f}x" for k in COSTS)
-            print(f"{name.removeprefix('trl ')[:10] + ' / ours':16}{cells}")
+        if name.startswith("trl"):
+            cells = "".join(f"{theirs[k] / results['palestra'][k]:>10.1f}x" for k in COSTS)
+            print(f"{name + ' / ours':28}{cells}")
 
 
 def disagreement(results: dict[str, dict[str, Any]]) -> list[str]:
@@ -198,8 +200,8 @@ def full_step(args: argparse.Namespace, work: Path) -> list[str]:
         "its sandbox; own: the process alone. added MB: peak over the loaded model, sandbox not\n"
         "counted. Logging and saving are left out on both sides."
     )
-    for name in list(results)[:2]:
-        print(f"{name}: {results[name]['versions']}")
+    for line in dict.fromkeys(r["versions"] for r in results.values()):
+        print(line)
     if args.json:
         Path(args.json).write_text(json.dumps({"args": vars(args), "steps": steps}, indent=1))
     return disagreement(results)
@@ -244,9 +246,11 @@ def parse() -> argparse.Namespace:
         help="TRL's variants: precision, or transformers' continuous batching (%(default)s)",
     )
     add(
-        "--skip-zero-advantage",
-        action="store_true",
-        help="let Palestra leave out sequences without gradient, as it does by default",
+        "--tools",
+        nargs="+",
+        default=["sandbox", "interpreter"],
+        choices=["sandbox", "interpreter"],
+        help="TRL's tools: our sandbox, or a python -I per call (%(default)s)",
     )
     add("--no-learner", action="store_true", help="leave the second table out")
     add("--json", help="write every step's figures to this file")

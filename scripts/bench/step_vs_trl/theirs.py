@@ -2,7 +2,10 @@
 
 Set up as TRL's documentation advises for tools and for a model that fits in memory:
 `environment_factory` with state per rollout, a response template on the tokenizer, no
-reference model (beta 0), no gradient checkpointing, the whole step in one batch.
+reference model (beta 0), no gradient checkpointing, the whole step in one batch, the fused
+head (its default). Its advice beyond that needs a GPU (Liger and Hub kernels, padding-free
+batches, vLLM with weights handed over by NCCL) or is a variant here (bfloat16, continuous
+batching).
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from statistics import fmean
@@ -25,7 +30,6 @@ from trl import GRPOConfig, GRPOTrainer
 
 from palestra.sandbox import Session, shared_sandbox
 
-SANDBOX = shared_sandbox()
 VARIANTS: dict[str, dict[str, Any]] = {
     "float32": {"bf16": False},
     "bfloat16": {"bf16": True},
@@ -38,11 +42,11 @@ class PythonEnv:
 
     def __init__(self) -> None:
         self._session: Session | None = None
-        self._calls = 0
+        self.calls = 0
 
     def reset(self, **row: Any) -> None:
         self._close()
-        self._calls = 0
+        self.calls = 0
 
     def python(self, code: str) -> str:
         """
@@ -54,8 +58,11 @@ class PythonEnv:
         Returns:
             What it printed.
         """
-        self._calls += 1
-        self._session = self._session or SANDBOX.open()
+        self.calls += 1
+        return self._run(code)
+
+    def _run(self, code: str) -> str:
+        self._session = self._session or shared_sandbox().open()
         done = self._session.run(code)
         value = f"{done.value}\n" if done.value is not None else ""
         return done.stdout + value + ("" if done.ok else done.stderr)
@@ -64,6 +71,21 @@ class PythonEnv:
         if self._session is not None:
             self._session.close()
             self._session = None
+
+
+class InterpreterEnv(PythonEnv):
+    """A bare interpreter per call, not isolated: what a user of TRL alone would write."""
+
+    def _run(self, code: str) -> str:
+        command = [sys.executable, "-I", "-c", code]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        except subprocess.TimeoutExpired:
+            return "TimeoutError"
+        return done.stdout + done.stderr
+
+
+ENVIRONMENTS = {"sandbox": PythonEnv, "interpreter": InterpreterEnv}
 
 
 class Facts:
@@ -96,7 +118,7 @@ class Facts:
             "prompt": self.prompt_tokens,
             "completion": fmean(lengths),
             "longest": max(lengths),
-            "calls": fmean(e._calls for e in environments),
+            "calls": fmean(e.calls for e in environments),
             "reward": fmean(rewards),
         }
         for environment in environments:
@@ -164,7 +186,7 @@ def build(args: argparse.Namespace, meter: Meter, folder: str) -> GRPOTrainer:
         ),
         train_dataset=Dataset.from_list(data),
         processing_class=tokenizer,
-        environment_factory=PythonEnv,
+        environment_factory=ENVIRONMENTS[args.tool],
         callbacks=[Timing(meter, facts)],
     )
 
@@ -177,6 +199,7 @@ def main() -> None:
         parser.add_argument(name, type=int, required=True)
     parser.add_argument("--lr", type=float, required=True)
     parser.add_argument("--variant", choices=list(VARIANTS), required=True)
+    parser.add_argument("--tool", choices=list(ENVIRONMENTS), required=True)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     meter = Meter()
