@@ -1,127 +1,31 @@
-"""The local engine against Hugging Face, and what it promises beyond the engine protocol."""
+"""The local engine against Hugging Face: exact tokens and log-probabilities, sampling, reuse."""
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Awaitable
-from functools import cache
-from typing import Any, TypeVar
 
 import pytest
 from fakes import tiny_tokenizer
 
 torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
-from palestra.agents.engines.base import (  # noqa: E402
-    ContextOverflow,
-    Engine,
-    EngineError,
-    SamplingParams,
+from local_models import (  # noqa: E402
+    ARCHITECTURES,
+    OWN,
+    assert_exact,
+    complete,
+    engine,
+    hf_logprobs,
+    model,
+    prompt,
+    run,
 )
+
+from palestra.agents.engines.base import ContextOverflow, Engine, SamplingParams  # noqa: E402
 from palestra.agents.engines.local import LocalEngine  # noqa: E402
 from palestra.agents.engines.local.decoder import Decoder  # noqa: E402
 from palestra.agents.engines.local.generic import GenericBackend  # noqa: E402
 from palestra.envs.types import Completion, FinishReason  # noqa: E402
-
-T = TypeVar("T")
-
-SMALL: dict[str, Any] = {
-    "hidden_size": 48,
-    "intermediate_size": 80,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.25,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
-LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 10000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-YARN_ROPE = {
-    "rope_type": "yarn",
-    "rope_theta": 10000.0,
-    "factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-# name -> (configuration class, model class, options)
-ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "llama": ("LlamaConfig", "LlamaForCausalLM", {"attention_bias": True, "mlp_bias": True}),
-    "llama3-rope": ("LlamaConfig", "LlamaForCausalLM", {"rope_parameters": LLAMA3_ROPE}),
-    "yarn": ("Qwen2Config", "Qwen2ForCausalLM", {"rope_parameters": YARN_ROPE}),
-    "qwen2-tied": ("Qwen2Config", "Qwen2ForCausalLM", {"tie_word_embeddings": True}),
-    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {"head_dim": 16}),
-    "mistral-window": ("MistralConfig", "MistralForCausalLM", {"sliding_window": 12}),
-    "gpt2": ("GPT2Config", "GPT2LMHeadModel", {}),
-    "dynamic-rope": (
-        "LlamaConfig",
-        "LlamaForCausalLM",
-        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}},
-    ),
-}
-OWN = ("llama", "llama3-rope", "yarn", "qwen2-tied", "qwen3", "mistral-window")
-
-
-@cache
-def model(arch: str = "qwen3", vocab: int = 0, seed: int = 0) -> Any:
-    config_name, model_name, options = ARCHITECTURES[arch]
-    config = getattr(transformers, config_name)(
-        vocab_size=vocab or len(tiny_tokenizer()), **(SMALL | options)
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        made = getattr(transformers, model_name)(config).eval()
-        with torch.no_grad():
-            for parameter in made.parameters():
-                if parameter.dim() == 1:  # norms and biases start out as ones and zeros
-                    parameter.add_(0.2 * torch.randn_like(parameter))
-    return made
-
-
-def engine(arch: str = "qwen3", vocab: int = 0, **options: Any) -> LocalEngine:
-    return LocalEngine(model(arch, vocab), tiny_tokenizer(), **options)
-
-
-def run(work: Awaitable[T]) -> T:
-    async def within_bounds() -> T:
-        return await asyncio.wait_for(work, 60)
-
-    return asyncio.run(within_bounds())
-
-
-async def complete(local: LocalEngine, *requests: tuple[list[int], dict[str, Any]]) -> Any:
-    """The completions of requests that are submitted together; closes the engine."""
-    async with local:
-        return await asyncio.gather(
-            *(local.generate(prompt, SamplingParams(**params)) for prompt, params in requests)
-        )
-
-
-def prompt(length: int, seed: int = 0) -> list[int]:
-    generator = torch.Generator().manual_seed(1000 * seed + length)
-    ids: list[int] = torch.randint(3, 250, (length,), generator=generator).tolist()
-    return ids
-
-
-def hf_logprobs(arch: str, ids: list[int], temperature: float = 1.0, vocab: int = 0) -> Any:
-    """Log-probability of every token after the first, by one Hugging Face forward."""
-    with torch.no_grad():
-        logits = model(arch, vocab)(torch.tensor([ids])).logits[0, :-1] / temperature
-    return torch.log_softmax(logits, -1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
-
-
-def assert_exact(arch: str, ids: list[int], done: Completion, temperature: float = 1.0) -> None:
-    expected = hf_logprobs(arch, [*ids, *done.token_ids], temperature)[len(ids) - 1 :]
-    assert list(done.logprobs) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -317,26 +221,6 @@ def test_stop_strings_end_at_the_token_that_completes_them() -> None:
     assert done.token_ids == free.token_ids[:end]
 
 
-def test_a_cancelled_request_frees_its_row() -> None:
-    async def work() -> None:
-        async with engine(max_batch=1) as local:
-            endless = SamplingParams(max_tokens=200, seed=1)
-            long = asyncio.create_task(local.generate(prompt(9), endless))
-            waiting = asyncio.create_task(local.generate(prompt(5), endless))
-            while not local._scheduler.active:
-                await asyncio.sleep(0.001)
-            next_in_turn = asyncio.create_task(
-                local.generate(prompt(7), SamplingParams(max_tokens=3))
-            )
-            long.cancel()
-            waiting.cancel()
-            assert len((await next_in_turn).token_ids) == 3
-            assert long.cancelled() and waiting.cancelled()
-            assert local._scheduler.idle
-
-    run(work())
-
-
 def test_the_context_limits_prompt_and_completion() -> None:
     async def work() -> None:
         async with engine(context_length=32) as local:
@@ -345,114 +229,6 @@ def test_the_context_limits_prompt_and_completion() -> None:
             done = await local.generate(prompt(30), SamplingParams(max_tokens=9))
             assert len(done.token_ids) == 2
             assert done.finish_reason is FinishReason.LENGTH
-
-    run(work())
-
-
-@pytest.mark.parametrize("arch", ["qwen3", "qwen2-tied", "gpt2"])
-def test_new_weights_replace_the_old_after_those_in_flight(arch: str) -> None:
-    other = model(arch, seed=1)
-    params = SamplingParams(max_tokens=30, temperature=0.0)
-    weights = dict(other.named_parameters())
-
-    async def work() -> None:
-        async with engine(arch) as local:
-            before, _, after = await asyncio.gather(
-                local.generate(prompt(20), params),
-                local.load_weights(7, weights),
-                local.generate(prompt(20), params),
-            )
-            assert (before.policy_version, after.policy_version) == (0, 7)
-            assert after.cached_tokens == 0
-            assert_exact(arch, prompt(20), before)
-            full = torch.tensor([[*prompt(20), *after.token_ids]])
-            with torch.no_grad():
-                greedy = other(full).logits[0, 19:-1].argmax(-1).tolist()
-            assert list(after.token_ids) == greedy
-
-    run(work())
-    # The caller's model is never touched.
-    assert not torch.equal(next(model(arch).parameters()), next(other.parameters()))
-
-
-@pytest.mark.parametrize("arch", ["qwen3", "gpt2"])
-def test_wrong_weights_are_refused_by_name(arch: str) -> None:
-    good = dict(model(arch).named_parameters())
-    name = next(n for n in good if n.endswith(("mlp.down_proj.weight", "c_fc.weight")))
-
-    async def work() -> None:
-        async with engine(arch) as local:
-            with pytest.raises(ValueError, match="did you mean"):
-                await local.load_weights(1, good | {name + "s": good[name]})
-            with pytest.raises(ValueError, match="must have shape"):
-                await local.load_weights(1, good | {name: good[name][:1]})
-            with pytest.raises(ValueError, match="missing"):
-                await local.load_weights(1, {n: t for n, t in good.items() if n != name})
-            assert local.policy_version == 0
-
-    run(work())
-
-
-def test_deterministic_mode_does_not_depend_on_tool_timing() -> None:
-    """Three episodes of three turns with tools of different speed, twice in other orders."""
-
-    async def episode(local: LocalEngine, number: int, delays: list[float]) -> list[Completion]:
-        done: list[Completion] = []
-        ids = prompt(16 + number, number)
-        with local.episode():
-            for turn in range(3):
-                params = SamplingParams(max_tokens=6 + 3 * number, seed=10 * number + turn)
-                done.append(await local.generate(ids, params))
-                await asyncio.sleep(delays[turn])  # the tool
-                ids = [*ids, *done[-1].token_ids, *prompt(5, turn)]
-        return done
-
-    async def work(order: list[int], scale: float) -> list[list[Completion]]:
-        async with engine(deterministic=True) as local:
-            tasks = {
-                n: asyncio.create_task(episode(local, n, [scale * (n + 1), 0.0, scale * (3 - n)]))
-                for n in order
-            }
-            return [await tasks[n] for n in sorted(tasks)]
-
-    one, other = run(work([0, 1, 2], 0.0)), run(work([2, 0, 1], 0.02))
-    for mine, theirs in zip(one, other, strict=True):
-        assert [c.token_ids for c in mine] == [c.token_ids for c in theirs]
-        assert [c.logprobs for c in mine] == [c.logprobs for c in theirs]  # to the last bit
-
-
-def test_an_error_in_the_worker_reaches_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def work() -> None:
-        async with engine() as local:
-            backend = local._backend
-            with monkeypatch.context() as patch:
-
-                def broken(*_: Any) -> None:
-                    raise RuntimeError("out of memory")
-
-                patch.setattr(backend, "decode", broken)
-                done = await asyncio.gather(
-                    *(local.generate(prompt(5 + i), SamplingParams()) for i in range(3)),
-                    return_exceptions=True,
-                )
-                assert all(isinstance(e, EngineError) for e in done)
-                assert "out of memory" in str(done[0])
-            assert (await local.generate(prompt(5), SamplingParams(max_tokens=2))).token_ids
-
-    run(work())
-
-
-def test_closing_ends_what_is_in_flight() -> None:
-    async def work() -> None:
-        local = engine()
-        task = asyncio.create_task(local.generate(prompt(5), SamplingParams(max_tokens=250)))
-        await asyncio.sleep(0)
-        await local.aclose()
-        await local.aclose()
-        with pytest.raises(EngineError, match="closed"):
-            await task
-        with pytest.raises(EngineError, match="closed"):
-            await local.generate(prompt(5), SamplingParams())
 
     run(work())
 
