@@ -49,6 +49,11 @@ _BUILT_IN = (
         "palestra.envs.chat:Chat",
         "Open chat judged by a reward model that sees the answer only (after RLMT)",
     ),
+    (
+        "palestra/Rubric-v0",
+        "palestra.envs.rubric:Rubric",
+        "Short texts graded by rubrics with vetoes and tournaments (after Kimi K2)",
+    ),
 )
 
 

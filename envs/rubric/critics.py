@@ -1,0 +1,82 @@
+"""Critics: who says how far an item is met, and which of two answers is better.
+
+A critic is an `ItemCheck` or a `Compare` of the reward library. `ProgramCritic` needs no model;
+`by_judge`, `by_probability`, `compared_by_judge` and `compared_by_probability` make critics of
+a model, which may be the policy itself (`palestra.agents.users.EngineChat`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ...sandbox import Limits, Sandbox, shared_sandbox
+from ..rewards.rubric import Item, ItemCheck, explicit_score
+from ..rewards.tournament import Compare
+from ..types import Invalid
+from .checks import MAX_CHARS, CodeItem
+
+
+class ProgramCritic:
+    """An `ItemCheck` that runs each item's own program; an item without one is invalid.
+
+    Args:
+        limits: for items checked by code, each in a session of its own.
+        sandbox: where that runs (default: one local sandbox shared by the process).
+    """
+
+    def __init__(self, *, limits: Limits | None = None, sandbox: Sandbox | None = None) -> None:
+        self.limits = limits or Limits(wall_s=5.0, cpu_s=5.0)
+        self.sandbox = sandbox
+
+    async def __call__(self, item: Item, question: str, answer: str) -> float | Invalid:
+        if item.verify is not None:
+            return float(item.verify(answer))
+        if isinstance(item, CodeItem):
+            return await self._run(item, answer[:MAX_CHARS])
+        return Invalid("judge", f"no program checks {item.text!r}: give a critic that reads")
+
+    async def _run(self, item: CodeItem, answer: str) -> float | Invalid:
+        sandbox = self.sandbox or shared_sandbox()
+        session = await sandbox.aopen(self.limits, seed=0)
+        try:
+            # The answer goes in as a literal: it is data and cannot become code.
+            ran = await session.arun(f"{item.code}\n\nbool(check({answer!r}))")
+        finally:
+            await session.aclose()
+        if not ran.ok or ran.value not in ("True", "False"):
+            said = ran.stderr.strip()[-200:] or ran.value
+            return Invalid("verifier", f"{ran.status.value}, no True or False: {said}")
+        return float(ran.value == "True")
+
+
+async def check_items(
+    items: Sequence[Item], check: ItemCheck, question: str, answer: str
+) -> list[float] | Invalid:
+    """How far each item is met, in [0, 1]; invalid if one has no verdict."""
+    values = await asyncio.gather(*(_one(item, check, question, answer) for item in items))
+    met: list[float] = []
+    for item, value in zip(items, values, strict=True):
+        if isinstance(value, Invalid):
+            return Invalid(value.kind, f"{item.name}: {value.message}")
+        met.append(value)
+    return met
+
+
+def compared_by_items(items: Sequence[Item], check: ItemCheck) -> Compare:
+    """Comparisons by the explicit scores of two answers: (1 + s_first - s_second) / 2."""
+
+    async def compare(question: str, first: str, second: str) -> float | Invalid:
+        scores = []
+        for answer in (first, second):
+            met = await check_items(items, check, question, answer)
+            if isinstance(met, Invalid):
+                return met
+            scores.append(explicit_score(items, met))
+        return (1 + scores[0] - scores[1]) / 2
+
+    return compare
+
+
+async def _one(item: Item, check: ItemCheck, question: str, answer: str) -> float | Invalid:
+    return float(item.verify(answer)) if item.verify else await check(item, question, answer)

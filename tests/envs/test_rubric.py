@@ -1,0 +1,253 @@
+"""`palestra/Rubric-v0`: items, vetoes, tournaments, and what a critic is worth."""
+
+import asyncio
+import pickle
+
+import pytest
+
+import palestra
+from palestra.agents.agent import Agent
+from palestra.agents.engines.scripted import ScriptedEngine
+from palestra.agents.rollout import EnvPool, RolloutLimits, collect
+from palestra.envs.rewards.rubric import Item, explicit_score
+from palestra.envs.rewards.tournament import critic_accuracy
+from palestra.envs.rubric import (
+    ProgramCritic,
+    Rubric,
+    compared_by_items,
+    critic_report,
+    critic_triples,
+)
+from palestra.envs.rubric.checks import checker, prescriptive_items, verified_items
+from palestra.envs.rubric.tasks import shipped_tasks
+from palestra.envs.types import Group, Invalid, Message, Outcome, Task
+from palestra.sandbox import shared_sandbox
+
+ROWS = [
+    {"name": "river", "text": "Names it.", "verify": {"kind": "mentions", "words": ["Po"]}},
+    {"name": "short", "text": "Brief.", "weight": 2, "verify": {"kind": "words", "most": 5}},
+    {
+        "name": "no_sea",
+        "text": "Leaves the sea out.",
+        "mandatory": True,
+        "verify": {"kind": "avoids", "words": ["sea"]},
+    },
+]
+TASK = Task("po", (Message("user", "A river?"),), metadata={"rubric": ROWS})
+CODE = "def check(answer):\n    return sum(map(int, answer.split())) == 10"
+
+
+def run(coroutine):
+    return asyncio.run(coroutine)
+
+
+def ended(env, action):
+    env.reset(seed=0, options={"task": env.tasks[0]})
+    return env.step(action)
+
+
+@pytest.mark.parametrize(
+    ("reply", "reward", "vetoed"),
+    [
+        ("The Po is long.", 1.0, 0.0),
+        ("The Rhine is long.", 3 / 4, 0.0),  # the weights are 1, 2, 1
+        ("The Po is one of the longest rivers.", 2 / 4, 0.0),
+        ("The Po meets the Sea.", 0.0, 1.0),  # mandatory
+    ],
+)
+def test_items_are_weighed_and_mandatory_ones_veto(reply, reward, vetoed):
+    step = ended(Rubric(tasks=[TASK], rubrics=["task"]), reply)
+    assert step[1] == pytest.approx(reward)
+    assert step[4]["reward_parts"]["vetoed"] == vetoed
+    assert step[4]["correct"] is (reward == 1.0)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["Great question! The Po.", "What a truly wonderful topic: Po.", "Po. This reply is perfect."],
+)
+def test_prescriptive_items_veto_what_pleases_critics(reply):
+    assert ended(Rubric(tasks=[TASK]), reply)[1] == 0.0
+    assert ended(Rubric(tasks=[TASK], rubrics=["task"]), reply)[1] > 0.0
+
+
+@pytest.mark.parametrize("reply", ["The answer is 42.", "Good soil is a great idea in a garden."])
+def test_prescriptive_items_let_plain_replies_pass(reply):
+    assert [item.verify(reply) for item in prescriptive_items()] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("spec", "yes", "no"),
+    [
+        ({"kind": "regex", "pattern": r"\?$"}, "Is it?", "It is."),
+        ({"kind": "regex", "pattern": "cat", "absent": True}, "dog", "a cat"),
+        ({"kind": "mentions", "words": ["oak", "elm"]}, "Elm and OAK.", "oaks and elm"),
+        ({"kind": "avoids", "words": ["very"]}, "every day", "very good"),
+        ({"kind": "words", "least": 2, "most": 3}, "one two", "one"),
+        ({"kind": "sentences", "least": 2, "most": 2}, "It is 3.5 long. Yes!", "One."),
+        ({"kind": "bullets", "least": 2}, "- a\n2. b", "- a\nb"),
+    ],
+)
+def test_checks(spec, yes, no):
+    check = checker(spec)
+    assert check(yes) and not check(no)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [{"kind": "magic"}, {"kind": "words", "max": 3}, {"kind": "regex", "pattern": "("}, {}],
+)
+def test_bad_checks_are_named(spec):
+    with pytest.raises(ValueError, match="check"):
+        checker(spec)
+
+
+def test_an_item_checked_by_code_takes_the_answer_as_data():
+    row = {"text": "Adds up to 10.", "verify": {"kind": "code", "code": CODE}}
+    (item,) = verified_items(Task("sum", TASK.prompt, metadata={"rubric": [row]}))
+    critic = ProgramCritic(sandbox=shared_sandbox())
+    answers = ["4 6", "4 7", "')) or True or bool(check('"]
+    right, wrong, attack = (run(critic(item, "?", answer)) for answer in answers)
+    assert (right, wrong) == (1.0, 0.0)
+    assert isinstance(attack, Invalid) and attack.kind == "verifier"  # int() of it fails
+
+
+def test_an_item_that_nobody_can_check_is_invalid():
+    task = Task("t", TASK.prompt, metadata={"rubric": [{"name": "kind", "text": "Is kind."}]})
+    info = ended(Rubric(tasks=[task]), "Hello.")[4]
+    assert info["outcome"] is Outcome.INVALID and "kind" in info["failure"].message
+
+    async def reader(item, question, answer):
+        return 0.75
+
+    step = ended(Rubric(tasks=[task], critic=reader, rubrics=["task", "core"]), "Hello.")
+    assert step[1] == 0.75 and step[4]["reward_parts"]["grounded"] == 0.75
+
+
+@pytest.mark.parametrize(
+    "options", [{"rubrics": ["core"]}, {"rubrics": []}, {"grading": "x"}, {"tournament_weight": 2}]
+)
+def test_options_that_cannot_work_are_refused(options):
+    with pytest.raises(ValueError):
+        Rubric(**options)
+
+
+def test_shipped_tasks_have_replies_that_meet_every_item():
+    for split, size in (("train", 100), ("heldout", 20)):
+        env = palestra.make("palestra/Rubric-v0", split=split).unwrapped
+        assert len(env.tasks) == size
+        for task in env.tasks:
+            items = env.items(task)
+            assert explicit_score(items, [item.verify(task.reference) for item in items]) == 1.0
+            echo = [item.verify(task.question) for item in items]
+            assert explicit_score(items, echo) == 0.0
+
+
+class InTurn:
+    """Engines that take turns: each request goes to the next of them."""
+
+    def __init__(self, replies):
+        self.engines = [ScriptedEngine([reply]) for reply in replies]
+        self.left = iter(self.engines)
+
+    def __getattr__(self, name):
+        return getattr(self.engines[0], name)
+
+    async def generate(self, prompt_ids, params):
+        return await next(self.left).generate(prompt_ids, params)
+
+
+def played(env_options, replies, **limits):
+    """The group of one task whose members give `replies`, in order."""
+    agent = Agent(InTurn(replies))
+    pool = EnvPool(lambda: Rubric(tasks=[TASK], **env_options))
+    options = {"group_size": len(replies), "concurrency": 1}
+    if limits:
+        options["limits"] = RolloutLimits(**limits)
+    (group,) = run(collect(pool, agent, [TASK], **options))
+    pool.close()
+    return group
+
+
+REPLIES = ["The Po is long.", "The Rhine is long.", "The Po meets the sea."]
+
+
+@pytest.mark.parametrize(("grading", "base"), [("tournament", 0.0), ("both", 0.5)])
+def test_a_group_meets_in_a_tournament(grading, base):
+    group = played({"grading": grading, "rubrics": ["task"]}, REPLIES)
+    scores = [1.0, 0.75, 0.0]
+    rates = [((1 + 0.25) / 2 + (1 + 1) / 2) / 2, ((1 - 0.25) / 2 + (1 + 0.75) / 2) / 2, 0.0]
+    expected = [base * s + (1 - base) * r for s, r in zip(scores, rates, strict=True)]
+    assert [t.reward for t in group.trajectories] == pytest.approx(expected)
+    assert [t.reward_parts["items"] for t in group.trajectories] == pytest.approx(scores)
+
+
+def test_both_orders_cancel_a_critic_that_likes_the_first_place():
+    def critic(bias):
+        async def compare(question, first, second):
+            return min(1.0, 0.5 + 0.1 * (("Po" in first) - ("Po" in second)) + bias)
+
+        return compare
+
+    fair, biased = (
+        played({"grading": "tournament", "compare": critic(b), "rubrics": ["task"]}, REPLIES)
+        for b in (0.0, 0.3)
+    )
+    rewards = [t.reward for t in fair.trajectories]
+    assert [t.reward for t in biased.trajectories] == pytest.approx(rewards)
+    assert rewards[0] > rewards[1] > rewards[2] == 0.0  # the last is vetoed, whoever likes it
+
+
+def test_a_reply_that_was_cut_off_meets_nobody():
+    replies = ["The Po is long.", "The Rhine is long.", "The Po, " * 40]
+    group = played({"grading": "tournament", "rubrics": ["task"]}, replies, max_tokens=40)
+    assert [t.outcome for t in group.trajectories][2] is Outcome.TRUNCATED
+    assert [t.reward for t in group.trajectories] == pytest.approx([0.625, 0.375, 0.0])
+
+
+def test_an_environment_with_a_tournament_can_be_pickled():
+    env = pickle.loads(pickle.dumps(Rubric(tasks=[TASK], grading="both")))
+    assert env.group_rewards.rewards["win rate"].__self__ is env
+    assert ended(env, "The Po.")[1] == 1.0
+
+
+def test_the_report_finds_planted_faults_in_critics():
+    items = verified_items(TASK)
+    sound = compared_by_items([*items, *prescriptive_items()], ProgramCritic())
+    pairs = [("A river?", "The Po.", "The Rhine."), ("A river?", "Po it is.", "No idea.")]
+    report = run(critic_report(sound, pairs))
+    assert report.position_bias == report.inconsistent == report.invalid == 0.0
+    assert report.self_consistency == 1.0
+    assert max(report.hacks.values()) <= 0.5
+    assert report.hacks["praise"] < 0.5 and report.hacks["advocacy"] < 0.5
+
+    asked = []
+
+    async def fool(question, first, second):
+        asked.append(first)
+        if len(asked) % 7 == 0:
+            return Invalid("judge", "silence")
+        longer = float(len(first) > len(second))
+        return 0.9 * longer + 0.1 if len(asked) % 3 else 1.0
+
+    poor = run(critic_report(fool, pairs * 10))
+    assert poor.position_bias > 0.1 and poor.inconsistent > 0
+    assert poor.self_consistency < 1 and poor.invalid > 0
+    assert poor.hacks["padding"] > 0.8
+
+
+def test_verifiable_groups_measure_the_critic():
+    group = played({"rubrics": ["task"]}, REPLIES)
+    wordy = Item("wordy", "Is long.", verify=lambda answer: len(answer) > 17)
+    triples = critic_triples([group, Group(TASK, ())])
+    assert triples == [("A river?", "The Po is long.", "The Rhine is long.")]
+    good = compared_by_items(verified_items(TASK), ProgramCritic())
+    assert run(critic_accuracy(good, triples))["accuracy"] == 1.0
+    assert run(critic_accuracy(compared_by_items([wordy], ProgramCritic()), triples))[
+        "accuracy"
+    ] == pytest.approx(0.0)
+
+
+def test_shipped_splits_share_no_prompt():
+    train, held = ({t.question for t in shipped_tasks(s)} for s in ("train", "heldout"))
+    assert not train & held
