@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 import palestra
+import palestra.envs.chat
 from palestra.envs.chat import Chat, EmbeddedReward, ScriptedUser, write_warm_start
 from palestra.envs.chat.environment import ZERO
 from palestra.envs.chat.prompts import shipped_prompts
@@ -217,3 +220,9 @@ def test_the_reward_of_a_conversation_is_the_mean_over_its_answers(tmp_path):
     assert reward(task, turn) == 1.0
     assert reward(task, (*turn, Message("user", "More?"), Message("assistant", ""))) == 0.5
     assert reward(task, task.prompt) == 0.0
+
+
+def test_the_card_runs():
+    card = Path(palestra.envs.chat.__file__).with_name("README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    exec(compile(code, "card", "exec"), {})

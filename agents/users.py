@@ -1,0 +1,111 @@
+"""Models in other parts than the agent's: a simulated user, a judge, a writer of data.
+
+    chat = EngineChat(engine, SamplingParams(max_tokens=256))
+    palestra.make("palestra/Chat-v0", user=EngineUser(chat))          # a user simulator
+    Judge(chat, PAIR)                                                 # the policy as critic
+    await write_warm_start("warm.jsonl", tasks, chat.reply)           # a writer
+
+The engine may be the policy's own: its version is then part of what verdicts are kept by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ..envs.rewards.endpoint import ModelReply
+from ..envs.rewards.judge import transcript
+from ..envs.rewards.protocol import JudgeError
+from ..envs.rewards.verdict import VerdictLogprobs, by_scoring
+from ..envs.types import FinishReason, Message
+from .engines.base import ContextOverflow, Engine, EngineError, SamplingParams
+from .rendering import Renderer
+from .seeding import derive_seed
+
+
+class EngineChat:
+    """A `ChatModel` (see `envs/rewards/endpoint.py`) behind which an engine stands.
+
+    Args:
+        sampling: the seed of each answer comes from `sampling.seed`, the conversation and the
+            number of the sample, so that the same question has the same answer.
+    """
+
+    def __init__(self, engine: Engine, sampling: SamplingParams | None = None) -> None:
+        self.engine = engine
+        self.sampling = sampling or SamplingParams()
+        self._renderer = Renderer(engine.tokenizer)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The engine, the version of its weights, and the sampling."""
+        return {
+            "engine": self.engine.name,
+            "policy_version": self.engine.policy_version,
+            "sampling": asdict(self.sampling),
+        }
+
+    async def complete(
+        self, messages: Sequence[Message], *, sample: int = 0, top_logprobs: int = 0
+    ) -> ModelReply:
+        """Answer once. `first_token` stays empty: `verdicts` scores verdicts exactly instead.
+
+        Raises:
+            JudgeError: the engine failed, or the conversation does not fit its context.
+        """
+        ids = self._renderer.opening(messages)
+        stops = (*self.sampling.stop_token_ids, *self._renderer.stop_token_ids)
+        seed = derive_seed(self.sampling.seed or 0, sample, *ids)
+        params = replace(self.sampling, stop_token_ids=stops, seed=seed)
+        try:
+            completion = await self.engine.generate(ids, params)
+        except (EngineError, ContextOverflow) as error:
+            raise JudgeError(f"{self.engine.name}: {type(error).__name__}: {error}") from error
+        finished = completion.finish_reason in (FinishReason.STOP, FinishReason.STOP_STRING)
+        return ModelReply(self._renderer.decode(completion.token_ids), finished)
+
+    async def reply(self, messages: Sequence[Message]) -> str:
+        """The text of an answer, cut off or not."""
+        return (await self.complete(messages)).text
+
+    def verdicts(self) -> VerdictLogprobs:
+        """Verdicts by their log-probabilities, for `by_probability` and its like."""
+        encode = self.engine.tokenizer.encode
+        return by_scoring(
+            self.engine.logprobs,
+            self._renderer.opening,
+            lambda text: encode(text, add_special_tokens=False),
+            end=self._renderer.stop_token_ids[:1],
+        )
+
+
+PERSONA = (
+    "You play a person who talks with an assistant. Given the conversation so far, write what the "
+    "person says next: one or two sentences, a follow-up that fits. Write [END] and nothing else "
+    "if the person has what they need."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineUser:
+    """A user simulator for `palestra/Chat-v0`: a model that plays `persona`.
+
+    It ends the conversation with a reply that holds `end`, or is empty. A reply that was cut
+    off counts as far as it goes.
+    """
+
+    chat: EngineChat
+    persona: str = PERSONA
+    end: str = "[END]"
+
+    async def __call__(self, messages: Sequence[Message]) -> str | None:
+        """The user's next text, or None.
+
+        Raises:
+            JudgeError: the engine failed, which makes the episode invalid.
+        """
+        said = transcript(messages)
+        reply = await self.chat.complete((Message("system", self.persona), Message("user", said)))
+        text = reply.text.strip()
+        return None if not text or self.end in text else text
