@@ -79,8 +79,15 @@ def _measures(prompt: str, answer: str) -> Floats:
             len(own - asked) / max(len(own), 1),  # what it adds to the question
             min(len(own - asked), 15) / 15,
             answer.count("?") / (1 + answer.count(".")),
+            _copied(words(prompt), trigrams),
         ]
     )
+
+
+def _copied(asked: Sequence[str], trigrams: Sequence[tuple[str, str, str]]) -> float:
+    """The share of the prompt's word triples that stand in the answer as they are."""
+    own = set(zip(asked, asked[1:], asked[2:], strict=False))
+    return len(own & set(trigrams)) / len(own) if own else 0.0
 
 
 def _ngrams(found: Sequence[str]) -> Floats:

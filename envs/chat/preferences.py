@@ -2,7 +2,7 @@
 
 What is worse is known by construction, one kind of fault a pair: another question's reply,
 phrases that say nothing, a reply cut off, rudeness, padding by repetition, the question given
-back, its words in a heap, a refusal.
+back, the question and then another's reply, its words in a heap, a refusal.
 """
 
 from __future__ import annotations
@@ -113,6 +113,10 @@ def _echo(draw: random.Random, prompt: str, reply: str, others: Sequence[str]) -
     return frame.format(prompt)
 
 
+def _copied(draw: random.Random, prompt: str, reply: str, others: Sequence[str]) -> str:
+    return f"{prompt.rstrip('?.')}. {draw.choice(others)}"
+
+
 def _heap(draw: random.Random, prompt: str, reply: str, others: Sequence[str]) -> str:
     words = prompt.rstrip("?.").split()
     return " ".join(draw.choice(words) for _ in range(draw.randint(5, 40)))
@@ -129,6 +133,7 @@ KINDS: dict[str, Make] = {
     "rude": _rude,
     "padded": _padded,
     "echo": _echo,
+    "copied": _copied,
     "heap": _heap,
     "refusal": _refusal,
 }

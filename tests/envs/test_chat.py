@@ -11,6 +11,7 @@ import palestra
 import palestra.envs.chat
 from palestra.envs.chat import Chat, EmbeddedReward, ScriptedUser, write_warm_start
 from palestra.envs.chat.environment import ZERO
+from palestra.envs.chat.features import topic
 from palestra.envs.chat.prompts import shipped_prompts
 from palestra.envs.rewards.reward_model import RewardModel
 from palestra.envs.rewards.thinking import NULL_ANSWER
@@ -210,7 +211,27 @@ def test_the_fitted_model_is_kept_and_a_torn_file_made_anew(tmp_path):
 def test_the_embedded_model_tells_good_from_bad_on_held_out_pairs(tmp_path):
     accuracy = EmbeddedReward(tmp_path).fitted.accuracy
     assert accuracy["all"] > 0.9
-    assert len(accuracy) == 9 and min(accuracy.values()) > 0.8
+    assert len(accuracy) == 10 and min(accuracy.values()) > 0.8
+
+
+def test_the_measure_beside_the_reward_shows_its_exploitation():
+    """Another question's reply with this one's words before it is paid in full."""
+    env = Chat(split="heldout")
+    known = [task for task in env.tasks if task.reference]
+    honest, exploit = [], []
+    for task, other in zip(known, [*known[1:], known[0]], strict=True):
+        asked = " and ".join(sorted(topic(task.question)))
+        for kept, text in (
+            (honest, task.reference),
+            (exploit, f"On {asked}: {other.reference}"),
+        ):
+            reply = f"<think>x</think><response>{text}</response>"
+            _, reward, _, _, info = ended_on(env, task, reply)
+            kept.append((float(reward), info["reward_parts"]["expected words"]))
+    paid, covered = (sum(column) / len(known) for column in zip(*exploit, strict=True))
+    assert paid > 0.8 and covered < 0.1
+    paid, covered = (sum(column) / len(known) for column in zip(*honest, strict=True))
+    assert paid == 1.0 and covered > 0.8
 
 
 def test_the_reward_of_a_conversation_is_the_mean_over_its_answers(tmp_path):
