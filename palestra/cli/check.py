@@ -131,11 +131,13 @@ def _classes(file: Path, wanted: str) -> dict[str, Any]:
 
     if not file.is_file():
         raise UsageError(f"no file {file}")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module  # so that what it defines can be pickled
-    spec.loader.exec_module(module)
+    module = sys.modules.get(file.stem)
+    if module is None or Path(module.__file__ or "").resolve() != file.resolve():
+        spec = importlib.util.spec_from_file_location(file.stem, file)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[file.stem] = module  # so that what it defines can be pickled
+        spec.loader.exec_module(module)
     found = {
         name: cls
         for name, cls in vars(module).items()
