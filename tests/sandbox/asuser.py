@@ -87,7 +87,41 @@ def _loopback_up() -> None:
         fcntl.ioctl(any_socket, 0x8914, request)
 
 
-def main() -> int:
+def isolate(
+    user: int, *, shown: Sequence[str] = (), fresh: Sequence[str] = (), network: bool = True
+) -> None:
+    """Return in a process that is `user` in namespaces of its own; this one waits and exits as it.
+
+    Raises:
+        OSError: the kernel gives no namespaces; then nothing was done.
+    """
+    _unshare(_NEWNS | _NEWPID | _NEWIPC | (0 if network else _NEWNET))
+    _mount("none", "/", "", _PRIVATE)
+    if not network:
+        _loopback_up()
+    child = os.fork()
+    if child:
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) % 256)
+    _LIBC.prctl(1, signal.SIGKILL)
+    _mount("proc", "/proc", "proc", 0)
+    show(shown)
+    for folder in fresh:
+        _mount("tmpfs", folder, "tmpfs", 0, "mode=1777,size=512m")
+    if user != os.geteuid():
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+        _LIBC.prctl(1, signal.SIGKILL)
+        _LIBC.prctl(4, 1)
+    # pid 1 reaps whatever is left to it and gets no signal from those inside.
+    worker = os.fork()
+    while worker:
+        ended, status = os.wait()
+        if ended == worker:
+            os._exit(os.waitstatus_to_exitcode(status) % 256)
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--user", type=int, default=os.geteuid())
     parser.add_argument("--show", action="append", default=[])
@@ -96,36 +130,17 @@ def main() -> int:
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
     try:
-        _unshare(_NEWNS | _NEWPID | _NEWIPC | (_NEWNET if options.no_network else 0))
+        isolate(
+            options.user,
+            shown=options.show,
+            fresh=options.fresh,
+            network=not options.no_network,
+        )
     except OSError as error:
         print(f"no namespaces here: {error}", file=sys.stderr)
-        return NO_NAMESPACES
-    _mount("none", "/", "", _PRIVATE)
-    if options.no_network:
-        _loopback_up()
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) % 256
-    _LIBC.prctl(1, signal.SIGKILL)
-    _mount("proc", "/proc", "proc", 0)
-    show(options.show)
-    for folder in options.fresh:
-        _mount("tmpfs", folder, "tmpfs", 0, "mode=1777")
-    if options.user != os.geteuid():
-        os.setgroups([])
-        os.setresgid(options.user, options.user, options.user)
-        os.setresuid(options.user, options.user, options.user)
-        _LIBC.prctl(1, signal.SIGKILL)
-        _LIBC.prctl(4, 1)
-    # pid 1 reaps nobody and gets no signal: it waits for the command beside it.
-    worker = os.fork()
-    if not worker:
-        os.execvp(options.command[0], options.command)
-    while True:
-        ended, status = os.wait()
-        if ended == worker:
-            return os.waitstatus_to_exitcode(status) % 256
+        sys.exit(NO_NAMESPACES)
+    os.execvp(options.command[0], options.command)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

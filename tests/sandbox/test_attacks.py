@@ -10,6 +10,8 @@ import backends
 import pytest
 from attacks import ATTACKS, SCENES, Attack, problems, unsettled
 
+pytestmark = pytest.mark.timeout(backends.WITHIN_S + 60)
+
 
 @pytest.fixture(scope="module", params=backends.BACKENDS)
 def played(request):

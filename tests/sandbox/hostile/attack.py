@@ -77,11 +77,16 @@ def attack(number: int, name: str, code: str, *ends: Status, **more: object) -> 
     return Attack(number, name, textwrap.dedent(code).strip(), **fields)  # type: ignore[arg-type]
 
 
-def refused(number: int, name: str, statement: str, **more: object) -> Attack:
-    """A statement that must raise."""
+def refused(
+    number: int, name: str, statement: str, *, word: str = "WORKED", **more: object
+) -> Attack:
+    """A statement that must raise; `word` is what it prints if it does not.
+
+    Another word than WORKED is for what is abuse only if the host suffers: the `Witness` knows.
+    """
     code = (
         "import os, sys, ctypes, signal\n"
-        f"try:\n    {statement}\n    print('WORKED')\n"
+        f"try:\n    {statement}\n    print('{word}')\n"
         "except (OSError, ImportError, ValueError) as error: print('SAFE', error)"
     )
     return attack(number, name, code, **more)
@@ -94,13 +99,13 @@ def call(number: int, name: str, code: int, *arguments: int | str, **more: objec
     arguments that are text are expressions over it. What the kernel itself finds fault with
     was let through: that is FAILED, no abuse, but not what a filter promises either.
     """
-    setup = more.pop("setup", "")
+    setup, word = more.pop("setup", ""), more.pop("word", "WORKED")
     words = ", ".join(f"ctypes.c_long({word})" for word in (code, *arguments))
     source = (
         f"import ctypes, os\n{setup}\n"
         f"r = ctypes.CDLL(None, use_errno=True).syscall({words})\n"
         "e = ctypes.get_errno()\n"
-        "print('WORKED' if r >= 0 else 'SAFE' if e in (1, 38) else f'FAILED with {e}')"
+        f"print('{word}' if r >= 0 else 'SAFE' if e in (1, 38) else f'FAILED with {{e}}')"
     )
     return attack(number, name, source, **more)
 

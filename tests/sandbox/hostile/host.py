@@ -10,21 +10,22 @@ the host's user may write to, @HOST@ the host's process id, @PORT@ and @ABSTRACT
 from .attack import ERROR, OK, attack, call, refused
 
 FILES = [
-    refused(6, "host-passwords", "print(open('/etc/passwd').read()[:99])"),
-    refused(6, "host-shadow", "print(open('/etc/shadow').read()[:9])"),
+    *(
+        refused(6, f"host-{name}", f"print(__import__('hashlib').sha256(open('/etc/{name}', 'rb').read()).hexdigest())", word="REACHED")
+        for name in ("passwd", "shadow", "machine-id")
+    ),
     refused(7, "secret-beside-the-harness", "print(open('@SECRET@').read())"),
     refused(7, "secret-through-numpy", "print(bytes(__import__('numpy').fromfile('@SECRET@', dtype='u1')))"),
     refused(7, "secret-through-sympify", "print(__import__('sympy').sympify('''open(\"@SECRET@\").read()'''))"),
     refused(7, "secret-through-the-import-system", "print(__import__('importlib.util').machinery.SourceFileLoader('m', '@SECRET@').get_data('@SECRET@'))"),
     refused(7, "secret-through-dots", "print(open('../' * 40 + '@SECRET@'.lstrip('/')).read())"),
-    refused(7, "host-folders", "os.listdir('/home'), os.listdir('/root'), os.listdir('/etc')", walls=("fs",)),
+    refused(7, "host-folders", "print(__import__('hashlib').sha256(repr(sorted(os.listdir('/etc'))).encode()).hexdigest())", word="REACHED"),
     refused(7, "root-folders-ssh", "os.listdir('/root/.ssh')"),
-    refused(7, "shell-history", "open(os.path.expanduser('~/.bash_history')).read() or os.close(-1)"),
-    refused(7, "docker-socket", "os.stat('/var/run/docker.sock')", walls=("fs",)),
+    refused(7, "docker-socket", "os.stat('/var/run/docker.sock')", walls=("fs",), own=True),
     refused(7, "system-journal", "open('/dev/kmsg').read(9)"),
     refused(7, "kernel-memory", "open('/dev/mem', 'rb').read(9)"),
     refused(7, "block-devices", "open('/dev/vda', 'rb').read(9) if os.path.exists('/dev/vda') else open('/dev/sda', 'rb')"),
-    refused(7, "sys-tree", "open('/sys/kernel/uevent_seqnum').read()"),
+    refused(7, "sys-tree", "open('/sys/kernel/uevent_seqnum').read()", own=True),
     refused(42, "write-to-the-host", "open('@FOLDER@/attack', 'w').write('x')"),
     refused(42, "write-to-shared-tmp", "(lambda name: (open(name, 'w').close(), os.stat('@FOLDER@'), os.unlink(name)))('/var/tmp/palestra-attack')"),
     refused(42, "write-to-the-library", "open(os.__file__, 'a')"),
@@ -83,9 +84,9 @@ SECRETS = [
         """,
     ),
     attack(8, "environment-of-the-module", "import posix\nprint('SAFE', posix.environ.get(b'PALESTRA_TEST_KEY', b''))"),
-    refused(9, "environ-of-parent", "print(open(f'/proc/{os.getppid()}/environ').read())"),
-    refused(9, "environ-of-pid-1", "print(open('/proc/1/environ').read())"),
-    refused(9, "environ-of-host", "print(open('/proc/@HOST@/environ').read())"),
+    refused(9, "environ-of-parent", "print(open(f'/proc/{os.getppid()}/environ').read())", word="REACHED"),
+    refused(9, "environ-of-pid-1", "print(open('/proc/1/environ').read())", word="REACHED"),
+    refused(9, "environ-of-host", "print(open('/proc/@HOST@/environ').read())", word="REACHED"),
     refused(9, "own-first-environ", "print(open('/proc/self/environ').read()); os.stat('/proc/self/environ')", walls=("fs",), own=True),
     attack(
         10,
@@ -98,9 +99,9 @@ SECRETS = [
         except OSError: print('SAFE')
         """,
     ),
-    refused(10, "command-of-the-host", "print(open('/proc/@HOST@/cmdline').read())"),
-    refused(10, "folder-of-the-host", "print(os.listdir('/proc/@HOST@/cwd/'))"),
-    refused(10, "program-of-the-host", "print(os.readlink('/proc/@HOST@/exe'))", walls=("fs",)),
+    refused(10, "command-of-the-host", "print(open('/proc/@HOST@/cmdline').read())", own=True),
+    refused(10, "folder-of-the-host", "print(os.listdir('/proc/@HOST@/cwd/'))", own=True),
+    refused(10, "program-of-the-host", "print(os.readlink('/proc/@HOST@/exe'))", walls=("fs",), own=True),
     refused(10, "mounts", "print(open('/proc/self/mounts').read()[:99])", own=True),
     attack(
         19,
@@ -120,7 +121,7 @@ SECRETS = [
     refused(55, "terminal-input", "__import__('fcntl').ioctl(0, 0x5412, b'x')"),
     refused(55, "terminal-of-the-operator", "os.open('/dev/tty', os.O_RDWR)"),
     refused(55, "console-paste", "__import__('fcntl').ioctl(0, 0x541c, b'\\x03')"),
-    attack(69, "host-name", "import os\nprint('SAFE', '@NODE@' in os.uname().nodename and 'WORKED' or '')", walls=("user",)),
+    attack(69, "host-name", "import os\nprint('SAFE', '@NODE@' in os.uname().nodename and 'WORKED' or '')", walls=("user",), own=True),
 ]  # fmt: skip
 
 NETWORK = [
@@ -137,23 +138,23 @@ NETWORK = [
     refused(12, "socket-pair", "__import__('socket').socketpair()", own=True),
     refused(12, "event-loop-with-sockets", "__import__('asyncio').run(__import__('asyncio').sleep(0))", own=True),
     refused(13, "abstract-socket", "s = __import__('socket').socket(1); s.settimeout(2); s.connect('\\0@ABSTRACT@'); s.send(b'x')"),
-    refused(13, "listen-for-others", "s = __import__('socket').socket(); s.bind(('0.0.0.0', 0)); s.listen()"),
+    refused(13, "listen-for-others", "s = __import__('socket').socket(); s.bind(('0.0.0.0', 0)); s.listen()", own=True),
 ]  # fmt: skip
 
 SIGNALS = [
-    refused(16, "signal-the-parent", "os.kill(os.getppid(), signal.SIGTERM)"),
-    refused(16, "signal-everyone", "os.kill(-1, signal.SIGTERM)"),
-    refused(16, "signal-the-group", "signal.signal(15, signal.SIG_IGN); os.killpg(0, signal.SIGTERM)"),
-    refused(16, "signal-the-host", "os.kill(@HOST@, signal.SIGTERM)"),
-    call(16, "tgkill-of-pid-1", 234, 1, 1, 15),
-    call(16, "tgkill-of-neighbours", 234, 2, 2, 15, own=True),
-    call(16, "tkill", 200, "os.getppid()", 15),
-    call(16, "queued-signal", 129, "os.getppid()", 15, "ctypes.addressof(i)", setup="i = (ctypes.c_int * 32)(15, 0, -1)"),
-    call(16, "signal-through-a-process-descriptor", 424, "d", 15, 0, 0, setup="d = ctypes.CDLL(None).syscall(434, os.getppid(), 0)"),
-    refused(17, "stop-the-parent", "os.kill(os.getppid(), signal.SIGSTOP)"),
-    refused(18, "kill-the-parent", "os.kill(os.getppid(), signal.SIGKILL)"),
-    refused(18, "kill-everyone", "os.kill(-1, signal.SIGKILL)"),
-    refused(18, "kill-the-host", "os.kill(@HOST@, signal.SIGKILL)"),
+    refused(16, "signal-the-parent", "os.kill(os.getppid(), signal.SIGTERM)", word="REACHED"),
+    refused(16, "signal-everyone", "os.kill(-1, signal.SIGTERM)", word="REACHED"),
+    refused(16, "signal-the-group", "signal.signal(15, signal.SIG_IGN); os.killpg(0, signal.SIGTERM)", word="REACHED"),
+    refused(16, "signal-the-host", "os.kill(@HOST@, signal.SIGTERM)", word="REACHED"),
+    call(16, "tgkill-of-pid-1", 234, 1, 1, 15, word="REACHED"),
+    call(16, "tgkill-of-neighbours", 234, 2, 2, 15, own=True, word="REACHED"),
+    call(16, "tkill", 200, "os.getppid()", 15, word="REACHED"),
+    call(16, "queued-signal", 129, "os.getppid()", 15, "ctypes.addressof(i)", setup="i = (ctypes.c_int * 32)(15, 0, -1)", word="REACHED"),
+    call(16, "signal-through-a-process-descriptor", 424, "d", 15, 0, 0, setup="d = ctypes.CDLL(None).syscall(434, os.getppid(), 0)", word="REACHED"),
+    refused(17, "stop-the-parent", "os.kill(os.getppid(), signal.SIGSTOP)", word="REACHED"),
+    refused(18, "kill-the-parent", "os.kill(os.getppid(), signal.SIGKILL)", word="REACHED"),
+    refused(18, "kill-everyone", "os.kill(-1, signal.SIGKILL)", word="REACHED"),
+    refused(18, "kill-the-host", "os.kill(@HOST@, signal.SIGKILL)", word="REACHED"),
     refused(79, "signal-through-fcntl", "__import__('fcntl').fcntl(3, 8, os.getppid())", own=True),
     refused(79, "signal-of-choice-through-fcntl", "__import__('fcntl').fcntl(0, 10, 9)", own=True),
     refused(79, "lease-on-a-library", "__import__('fcntl').fcntl(os.open(os.__file__, 0), 1024, 0)", own=True),
@@ -172,11 +173,11 @@ SIGNALS = [
         except OSError: print('SAFE')
         """,
     ),
-    refused(28, "spawn", "os.waitpid(os.posix_spawn('/bin/sh', ['sh', '-c', ':'], {}), 0)"),
-    refused(28, "subprocess", "__import__('subprocess').run(['/bin/true'])"),
-    refused(28, "shell", "print(os.popen('id').read()); assert os.system('true') == 0 or os.close(-1)"),
-    refused(28, "exec", "os.execv('/bin/echo', ['echo', 'WORKED'])"),
-    refused(28, "multiprocessing", "__import__('multiprocessing').get_context('fork').Process(target=print).start()"),
+    refused(28, "spawn", "os.waitpid(os.posix_spawn('/bin/sh', ['sh', '-c', ':'], {}), 0)", own=True),
+    refused(28, "subprocess", "__import__('subprocess').run(['/bin/true'])", own=True),
+    refused(28, "shell", "print(os.popen('id').read()); assert os.system('true') == 0 or os.close(-1)", own=True),
+    refused(28, "exec", "os.execv('/bin/echo', ['echo', 'WORKED'])", own=True),
+    refused(28, "multiprocessing", "__import__('multiprocessing').get_context('fork').Process(target=print).start()", own=True),
 ]  # fmt: skip
 
 ATTACKS = [*FILES, *SECRETS, *NETWORK, *SIGNALS]

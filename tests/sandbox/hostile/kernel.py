@@ -6,29 +6,44 @@ Each is made whole, so that it would succeed where it is let through. Numbers ar
 # The programs read better unbroken.
 # ruff: noqa: E501
 
-from .attack import CRASHED, OK, attack, call, refused
+from .attack import CRASHED, OK, Attack, attack, call, refused
 
 _BUFFER = "b = ctypes.create_string_buffer(4096)"
 _B = "ctypes.addressof(b)"
 _PATH = "import tempfile; p = ctypes.create_string_buffer(tempfile.mkdtemp().encode()); t = ctypes.create_string_buffer(b'tmpfs')"
 _P, _T = "ctypes.addressof(p)", "ctypes.addressof(t)"
 
+# Reads what the `Witness` keeps in memory at @ADDRESS@, from whichever process may be the host.
+_PEEK = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True); libc.syscall.restype = ctypes.c_long
+def call(*words): return libc.syscall(*map(ctypes.c_long, words))
+seen, room = [], ctypes.create_string_buffer(64)
+here, there = (ctypes.c_long * 2)(ctypes.addressof(room), 64), (ctypes.c_long * 2)(@ADDRESS@, 64)
+for pid in {os.getppid(), @HOST@} - {os.getpid(), 1}:
+    %s
+    if r >= 0: seen.append(pid)
+print('REACHED' if seen else 'SAFE', room.raw)
+"""
+
+
+def peek(number: int, name: str, step: str) -> Attack:
+    """Reaches into the memory of the host; seen by what it reads or leaves there."""
+    return attack(number, name, _PEEK % step)
+
+
 TRACING = [
-    call(14, "ptrace-seize-the-parent", 101, 0x4206, "os.getppid()", 0, 0),
-    call(14, "ptrace-attach-to-pid-1", 101, 16, 1, 0, 0),
+    peek(14, "ptrace-the-host", "r = call(101, 0x4206, pid, 0, 0)\n    if r >= 0:\n        word = call(101, 1, pid, @ADDRESS@, ctypes.addressof(room)); call(101, 0x4207, pid, 0, 0); os.waitpid(pid, 0x40000000); call(101, 1, pid, @ADDRESS@, ctypes.addressof(room)); call(101, 17, pid, 0, 0)"),
+    peek(15, "read-the-memory-of-the-host", "r = call(310, pid, ctypes.addressof(here), 1, ctypes.addressof(there), 1, 0)"),
+    peek(15, "write-the-memory-of-the-host", "room.raw = b'attacked' * 8; r = call(311, pid, ctypes.addressof(here), 1, ctypes.addressof(there), 1, 0)"),
+    peek(15, "memory-of-the-host-through-proc", "try: r = os.preadv(os.open(f'/proc/{pid}/mem', os.O_RDWR), [room], @ADDRESS@)\n    except OSError: r = -1"),
+    peek(15, "descriptors-of-the-host", "d = call(434, pid, 0); r = call(438, d, 0, 0) if d >= 0 else -1\n    if r >= 0: room.raw = os.pread(r, 64, 0)"),
+    call(14, "ptrace-attach-to-pid-1", 101, 16, 1, 0, 0, word="REACHED"),
     call(14, "ptrace-be-traced", 101, 0, 0, 0, 0, own=True),
-    refused(15, "memory-of-parent", "open(f'/proc/{os.getppid()}/mem', 'r+b')"),
-    refused(15, "memory-of-host", "open('/proc/@HOST@/mem', 'r+b')"),
     refused(54, "own-memory-through-proc", "open('/proc/self/mem', 'r+b')", walls=("fs",), own=True),
-    *(
-        call(15, name, number, "os.getppid()", "ctypes.addressof(l)", 1, "ctypes.addressof(r)", 1, 0,
-             setup=_BUFFER + f"; import ctypes as c; l = (c.c_long * 2)({_B}, 8); r = (c.c_long * 2)(id(os), 8)")
-        for name, number in (("process_vm_readv", 310), ("process_vm_writev", 311))
-    ),
-    call(15, "descriptor-of-another", 438, "d", 1, 0, setup="d = ctypes.CDLL(None).syscall(434, os.getppid(), 0)"),
     call(14, "compare-processes", 312, "os.getpid()", "os.getppid()", 1, 0, 0, own=True),
     call(14, "robust-list-of-another", 274, "os.getppid()", _B, _B, setup=_BUFFER, own=True),
-    call(14, "advise-another", 440, "d", _B, 1, 4, 0, setup=_BUFFER + "; d = ctypes.CDLL(None).syscall(434, os.getppid(), 0)"),
+    call(14, "advise-another", 440, "d", _B, 1, 4, 0, setup=_BUFFER + "; d = ctypes.CDLL(None).syscall(434, os.getppid(), 0)", own=True),
     call(14, "move-pages-of-another", 279, "os.getppid()", 0, 0, 0, 0, 0, own=True),
 ]  # fmt: skip
 
@@ -110,7 +125,7 @@ CLOCKS_AND_LIMITS = [
     refused(50, "raise-memory", "__import__('resource').setrlimit(9, (-1, -1)); assert __import__('resource').getrlimit(9) == (-1, -1)"),
     refused(50, "raise-file-size", "__import__('resource').setrlimit(1, (-1, -1))"),
     refused(50, "raise-descriptors", "__import__('resource').setrlimit(7, (1 << 16, 1 << 16))", own=True),
-    refused(50, "lower-limits-of-the-parent", "__import__('resource').prlimit(os.getppid(), 7, (3, 3))"),
+    refused(50, "lower-limits-of-the-host", "import resource; hard = resource.getrlimit(7)[1] - 1; [resource.prlimit(p, 7, (hard, hard)) for p in {os.getppid(), @HOST@} - {1, os.getpid()}] or os.close(-1)", word="REACHED"),
     call(50, "limits-by-number", 160, 9, "ctypes.addressof(l)", setup="l = (ctypes.c_long * 2)(-1, -1)"),
     call(63, "interval-timer", 38, 0, "ctypes.addressof(i)", 0, setup="import signal; signal.signal(14, signal.SIG_IGN); i = (ctypes.c_long * 4)(0, 1000, 0, 1000)", own=True),
     call(63, "alarm", 37, 100, own=True),
@@ -122,10 +137,10 @@ CLOCKS_AND_LIMITS = [
             ("be-a-real-time-process", 144, (0, 1, "ctypes.addressof(m)"), "m = ctypes.c_int(50)", False),
             ("schedule-attributes", 314, (0, _B, 0), _BUFFER, True),
             ("be-less-nice", 141, (0, 0, -20), "", False),
-            ("make-others-nice", 141, (0, "os.getppid()", 19), "", False),
             ("first-at-the-disk", 251, (1, 0, 1 << 13), "", False),
         )
     ),
+    refused(81, "make-the-host-nice", "[os.setpriority(0, p, 5) for p in {os.getppid(), @HOST@} - {1, os.getpid()}] or os.close(-1)", word="REACHED"),
     refused(81, "never-out-of-memory", "open('/proc/self/oom_score_adj', 'w').write('-1000')"),
 ]  # fmt: skip
 
@@ -168,10 +183,10 @@ MACHINE = [
         """,
         own=True,
     ),
-    call(74, "message-queue", 68, 0x70616C65, 0o1600),
-    call(74, "shared-memory", 29, 0x70616C65, 4096, 0o1600),
-    call(74, "semaphores", 64, 0x70616C65, 1, 0o1600),
-    call(74, "posix-message-queue", 240, "ctypes.addressof(q)", 0o102, 0o600, 0, setup="q = ctypes.create_string_buffer(b'palestra-attack')"),
+    call(74, "message-queue", 68, 0x70616C65, 0o1600, word="REACHED"),
+    call(74, "shared-memory", 29, 0x70616C65, 4096, 0o1600, word="REACHED"),
+    call(74, "semaphores", 64, 0x70616C65, 1, 0o1600, word="REACHED"),
+    call(74, "posix-message-queue", 240, "ctypes.addressof(q)", 0o102, 0o600, 0, setup="q = ctypes.create_string_buffer(b'palestra-attack')", word="REACHED"),
 ]  # fmt: skip
 
 OTHER_DOORS = [
@@ -218,6 +233,7 @@ OTHER_DOORS = [
         # The kernel takes the low half of a number: getpid() with a high bit set is getpid().
         print('SAFE' if odd in ([], [(1 << 32) + 39]) else 'WORKED', odd)
         """,
+        own=True,
     ),
 ]  # fmt: skip
 

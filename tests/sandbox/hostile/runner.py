@@ -29,7 +29,7 @@ FRAMES = [
     forged("answer-then-raise", _ANSWER, after="1 / 0", ends=(OK, CRASHED)),
     forged("answer-twice", _ANSWER, _ANSWER, ends=(CRASHED, OK)),
     forged("answer-to-the-next-call", _NEXT, ends=(CRASHED,)),
-    forged("answers-to-both-calls", _ANSWER, _NEXT, ends=(CRASHED, OK)),
+    forged("answers-to-both-calls", _ANSWER, _NEXT, ends=(CRASHED, OK), spoils=True),
     forged("answer-to-the-next-call-in-time", _ANSWER, after=f"time.sleep(0.1); os.write(3, {_NEXT!r}); time.sleep(9)", ends=(OK, CRASHED), spoils=True),
     forged("answer-to-a-copy-nobody-asked-for", b'.{"id": 0, "error": null}', ends=(CRASHED,)),
     forged("wrong-answer", b'.{"id": 99}', after="1", ends=(CRASHED,)),
@@ -79,7 +79,7 @@ CHANNEL = [
     attack(67, "another-file-as-channel", "import os; os.dup2(os.open('/dev/null', os.O_RDWR), 3)", CRASHED, TIMEOUT, own=True),
     attack(67, "output-as-channel", "import os; os.dup2(1, 3)", *FAILED, own=True),
     attack(67, "channel-as-output", "import os; os.dup2(3, 1)\nprint('x')", CRASHED, own=True),
-    attack(67, "channel-that-does-not-wait", "import fcntl, os; fcntl.fcntl(3, fcntl.F_SETFL, os.O_NONBLOCK); print('SAFE')", own=True),
+    attack(67, "channel-that-does-not-wait", "import fcntl, os; fcntl.fcntl(3, fcntl.F_SETFL, os.O_NONBLOCK); print('SAFE')", OK, CRASHED, own=True),
     attack(67, "output-that-does-not-wait", "import fcntl, os; fcntl.fcntl(1, fcntl.F_SETFL, os.O_NONBLOCK); print('SAFE')", then="print('SAFE')"),
     attack(67, "eat-the-next-call", "import os; os.read(3, 1 << 16)", TIMEOUT, own=True),
     attack(67, "keep-a-copy-of-the-channel", "import os; os.dup2(3, 40); print('SAFE')", own=True, then="import os; os.close(40); print('SAFE')"),
@@ -129,6 +129,7 @@ INSIDES = [
         print('WORKED' if bad else 'SAFE', bad)
         """,
         walls=("fs",),
+        own=True,
     ),
     attack(
         68,
@@ -141,6 +142,7 @@ INSIDES = [
         print('WORKED' if found else 'SAFE', found)
         """,
         walls=("fs",),
+        own=True,
     ),
     attack(
         69,

@@ -31,7 +31,7 @@ PROCESSES = [
     flood(
         1, "fork-bomb", "kept.append(os.fork() or os._exit(__import__('time').sleep(2) or 0))", 40
     ),
-    call(1, "fork-by-number", 57),
+    call(1, "fork-by-number", 57, own=True),
     call(1, "vfork-by-number", 58, own=True),
     attack(
         61,
@@ -67,6 +67,7 @@ PROCESSES = [
         time.sleep(0.2); done.append(1); print('SAFE' if count < 32 else 'WORKED', count)
         """,
         walls=COUNTED,
+        own=True,
     ),
 ]
 

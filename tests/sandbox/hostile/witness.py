@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import os
+import resource
 import secrets
 import signal
 import socket
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,10 +33,13 @@ class Witness:
         self.folder.mkdir()
         self.secret.write_text(self.token)
         os.utime(self.secret, (1e9, 1e9))
+        self.memory = ctypes.create_string_buffer(self.token.encode(), 64)
         os.environ[KEY] = self.token
         os.environ["HOME"] = str(self.folder)
         self.abstract = f"palestra-{secrets.token_hex(8)}"
         self._events: list[str] = []
+        self._marks = set(_marks())
+        self._state = _state()
         self._listeners = [self._listen(("127.0.0.1", 0)), self._listen(f"\0{self.abstract}")]
         self.port = self._listeners[0].getsockname()[1]
         if threading.current_thread() is threading.main_thread():
@@ -47,6 +55,7 @@ class Witness:
             "PORT": str(self.port),
             "ABSTRACT": self.abstract,
             "NODE": os.uname().nodename,
+            "ADDRESS": str(ctypes.addressof(self.memory)),
         }
         for name, value in words.items():
             code = code.replace(f"@{name}@", value)
@@ -57,6 +66,14 @@ class Witness:
         found, self._events = list(dict.fromkeys(self._events)), []
         if any(self.token in output for output in outputs):
             found.append("the secret was read")
+        if any(mark in output for output in outputs for mark in self._marks):
+            found.append("files of the host were read")
+        if _state() != self._state:
+            found.append(f"limits, priority or queues of the host: {_state()}, were {self._state}")
+            self._state = _state()
+        if self.memory.value != self.token.encode():
+            found.append("the memory of the host was written to")
+            self.memory.value = self.token.encode()
         found += [f"{path.name} was left on the host" for path in self.folder.iterdir()]
         for path in self.folder.iterdir():
             path.rmdir() if path.is_dir() else path.unlink()
@@ -111,6 +128,30 @@ class Witness:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _marks() -> Iterator[str]:
+    """How attacks show that they have read what belongs to the host alone."""
+    for name in ("passwd", "shadow", "machine-id"):
+        with suppress(OSError):
+            yield hashlib.sha256(Path(f"/etc/{name}").read_bytes()).hexdigest()
+    names = sorted(path.name for path in Path("/etc").iterdir())
+    yield hashlib.sha256(repr(names).encode()).hexdigest()
+
+
+def _state() -> tuple[object, ...]:
+    """What can be changed from outside, or left for others to find."""
+    queues = []
+    for kind in ("msg", "sem", "shm"):
+        with suppress(OSError):
+            lines = Path(f"/proc/sysvipc/{kind}").read_text().splitlines()
+            queues += [kind for line in lines if line.split()[0] == str(0x70616C65)]
+    opened = ctypes.CDLL(None).mq_open(b"/palestra-attack", os.O_RDONLY)
+    if opened >= 0:
+        os.close(opened)
+        queues.append("mq")
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return limit, os.getpriority(os.PRIO_PROCESS, 0), tuple(queues)
 
 
 def _umask() -> int:
