@@ -19,7 +19,6 @@ from .hardening import USER, host_config
 from .stream import Link
 
 OWNER = "palestra.sandbox.owner"
-PASSED_ON = ("preload", "require", "ready")  # to the server inside
 GONE_S = 20.0  # for the daemon to remove a container that was killed
 
 
@@ -88,7 +87,7 @@ class Container:
         info = client.info()
         made = client.api.create_container(
             image.ensure(client, self._config.image),
-            [json.dumps({name: getattr(self._config, name) for name in PASSED_ON})],
+            [json.dumps(_for_gateway(self._config))],
             name=f"palestra-{secrets.token_hex(6)}",
             user=USER,
             stdin_open=True,
@@ -103,6 +102,13 @@ class Container:
         self.link.attach(stream._sock)
         client.api.start(self.id)
         return stream
+
+
+def _for_gateway(config: DockerConfig) -> dict[str, Any]:
+    """What the server inside has to know."""
+    # It can make no control group, and needs none: the container is one.
+    require = [layer for layer in config.require if layer != "cgroup"]
+    return {"preload": config.preload, "require": require, "ready": config.ready}
 
 
 def connect() -> Any:

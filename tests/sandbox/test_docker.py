@@ -243,8 +243,8 @@ def test_without_namespaces_code_runs_and_fork_says_why(client):
             assert session.run("1").value == "1"
         with pytest.raises(SandboxError, match="fork"):
             sandbox.open(rollback=True)
-    strict = DockerSandbox(**SMALL, containers=1, namespaces=False, require=("fork",))
-    with strict, pytest.raises(SandboxError, match="required layers are missing"):
+    strict = DockerSandbox(**SMALL, containers=1, namespaces=False, require=("cgroup", "fork"))
+    with strict, pytest.raises(SandboxError, match=r"required layers are missing here \(fork"):
         strict.open()
 
 
