@@ -290,6 +290,9 @@ class LocalSession(Session):
                 process = yield from self._living()
                 try:
                     return (yield from process.open_file(do, parts, until))
+                except SandboxError as error:
+                    self._failed(error)
+                    raise
                 except ProcessLookupError:  # it is dying; soon it is known to have died
                     yield Wait((), time.monotonic() + 0.01)
 

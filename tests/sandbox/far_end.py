@@ -100,7 +100,7 @@ def play(first: list[Act], calls: list[list[Act]]) -> list[Execution | SandboxEr
                 break
     finally:
         far.close()
-    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
     return found
 
 

@@ -214,12 +214,13 @@ def test_whatever_is_asked_of_a_lost_session_says_so(native, use):
         session = small.open()
         os.kill(small.server_pid, 9)
         ask = {"run": lambda: session.run("1")}.get(use) or getattr(session, use)
-        for _ in range(2):
-            with pytest.raises(SandboxError):
+        said = []
+        while not said or "the sandbox was lost" not in said[-1]:
+            with pytest.raises(SandboxError) as caught:
                 for _ in range(1000):  # dying, it may answer a few times more
                     ask()
-        with pytest.raises(SandboxError, match="lost"):
-            ask()
+            said.append(str(caught.value))
+            assert len(said) < 100
         assert small.stats().lost == 1
         with small.open() as fresh:
             assert fresh.run("1").value == "1"
