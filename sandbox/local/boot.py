@@ -19,6 +19,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -36,6 +37,9 @@ def _virtual_bytes() -> int:
         return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
+LOOK_S = 0.05  # between two looks at the host, where it has to be looked at
+
+
 def main(text: str) -> NoReturn:
     """Entry point of the exec'd process; `text` is the number of the host's socket.
 
@@ -47,7 +51,7 @@ def main(text: str) -> NoReturn:
     sys.argv[:], sys.orig_argv[:] = [""], [""]
     walls = Walls(layout.plan(config["preload"], config["site"]))
     try:
-        host = os.pidfd_open(config["host"])
+        host = kernel.pidfd_open(config["host"])
         kills = _join_group(walls, config)
         walls.raise_launcher()
         zygote = os.fork()
@@ -60,7 +64,8 @@ def main(text: str) -> NoReturn:
         remove_tree(config["scratch"], wait_s=2.0)
         os._exit(0)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.close(host)
+    if host >= 0:
+        os.close(host)
     _serve(control, walls, config, kills)
 
 
@@ -81,10 +86,19 @@ def _watch(host: int, zygote: int) -> None:
 
     A process descriptor, because PDEATHSIG would fire when the host's starting *thread* ends.
     """
-    poller = select.poll()
-    poller.register(host, select.POLLIN)
-    poller.register(os.pidfd_open(zygote), select.POLLIN)
-    poller.poll()
+    if host < 0:  # gVisor has no such descriptors
+        above = os.getppid()
+        while os.waitpid(zygote, os.WNOHANG) == (0, 0):
+            if os.getppid() != above:
+                break
+            time.sleep(LOOK_S)
+        else:
+            return
+    else:
+        poller = select.poll()
+        poller.register(host, select.POLLIN)
+        poller.register(os.pidfd_open(zygote), select.POLLIN)
+        poller.poll()
     os.kill(zygote, signal.SIGKILL)
 
 

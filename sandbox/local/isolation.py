@@ -6,7 +6,7 @@ refuses is named in `missing`; nothing is dropped silently.
 """
 
 # Paths here are plain strings: most go straight into system calls.
-# ruff: noqa: PTH102, PTH104, PTH106, PTH112, PTH116, PTH120, PTH208
+# ruff: noqa: PTH102, PTH104, PTH106, PTH110, PTH112, PTH116, PTH120, PTH208
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ class Walls:
                 ("uid_map", f"{_INSIDE} {uid} 1"),
                 ("gid_map", f"{_INSIDE} {gid} 1"),
             ):
-                _write(own, name, text)
+                if name != "setgroups" or os.path.exists("/proc/self/setgroups"):  # not in gVisor
+                    _write(own, name, text)
             socket.sethostname("sandbox")  # the host's name is nothing for programs to see
         except OSError as error:
             self.missing |= dict.fromkeys(("user", "pid", "net", "fs", "fork"), str(error))
@@ -83,6 +84,8 @@ class Walls:
             self.missing |= dict.fromkeys(("seccomp", "fork"), f"no table for {os.uname().machine}")
         elif not seccomp.usable():
             self.missing |= dict.fromkeys(("seccomp", "fork"), "the kernel has no filters")
+        elif not seccomp.supervises():
+            self.missing.setdefault("fork", "the kernel's filters cannot ask a supervisor")
 
     def _make_do(self, scratch: str) -> None:
         """Without a private root: an unprivileged user, Landlock, folders on the host's disk."""
@@ -178,4 +181,8 @@ def set_limits(limits: dict[str, Any], baseline: int) -> None:
         resource.RLIMIT_MSGQUEUE: 0,
     }
     for kind, value in hard.items():
-        resource.setrlimit(kind, (value, value))
+        try:
+            resource.setrlimit(kind, (value, value))
+        except ValueError:  # gVisor takes no limit for message queues, of which it has none
+            if kind != resource.RLIMIT_MSGQUEUE:
+                raise

@@ -103,6 +103,8 @@ def _package_files(name: str, site: list[str]) -> Iterator[str]:
         for top in sorted(tops - {"..", "__pycache__"}):
             if os.path.exists(f"{root}/{top}") and not top.endswith(".pth"):
                 yield f"{root}/{top}"
+        if not tops:  # Debian's own packages keep no list of their files
+            yield from _bare_module(wanted, folders)
         for requirement in found.requires or ():
             match = re.match(r"[\w.-]+", requirement)
             if match and "extra ==" not in requirement:

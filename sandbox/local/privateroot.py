@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from contextlib import suppress
 
@@ -114,5 +115,10 @@ def part_with_proc() -> None:
 
 def fresh_work_folder(path: str, size: int, inodes: int) -> None:
     """In a session's own mount namespace: an empty tmpfs of limited size."""
-    options = f"size={size},nr_inodes={inodes},mode=700"
-    kernel.mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options)
+    flags, options = MS_NOSUID | MS_NODEV | MS_NOEXEC, f"size={size},mode=700"
+    try:
+        kernel.mount("tmpfs", path, "tmpfs", flags, f"{options},nr_inodes={inodes}")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        kernel.mount("tmpfs", path, "tmpfs", flags, options)  # gVisor does not count inodes

@@ -174,7 +174,14 @@ def machine() -> Machine | None:
 
 def usable() -> bool:
     """Whether this kernel takes filters."""
-    own = machine()
-    get_action_avail = 2
-    action = ctypes.c_uint32(KILL)
-    return own is not None and syscall(own.seccomp, get_action_avail, 0, ctypes.byref(action)) == 0
+    own, mode_filter = machine(), 1
+    if own is None or syscall(own.seccomp, mode_filter, 0, None) == 0:
+        return False
+    return ctypes.get_errno() == errno.EFAULT  # it would have read the filter
+
+
+def supervises() -> bool:
+    """Whether a filter can have calls decided by another process (not so in gVisor)."""
+    own, get_notif_sizes = machine(), 3
+    sizes = (ctypes.c_uint16 * 3)()
+    return own is not None and syscall(own.seccomp, get_notif_sizes, 0, ctypes.byref(sizes)) == 0

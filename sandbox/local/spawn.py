@@ -44,7 +44,8 @@ def _settle_in(uplink: int, handles: Sequence[int]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-    null = os.open("/dev/null", os.O_RDWR)
+    # Only spares write there, and gVisor has none: its devices in the private root are read-only.
+    null = os.open("/dev/null", os.O_RDONLY if handles else os.O_RDWR)
     own, out, err = handles or (null, null, null)
     # Move everything out of the way of 0..4 before putting it there.
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 16) for fd in (null, out, err, own, uplink)]
