@@ -58,6 +58,9 @@ async def one(sandbox: Sandbox, attack: Attack | Scene, witness: Witness) -> Out
             await asyncio.wait_for(attack.play(sandbox, witness), SCENE_S)
         else:
             await _program(sandbox, attack, witness, outcome)
+        if isinstance(attack, Attack) and attack.later:
+            after = await sandbox.arun(attack.later, wall_s=ENDING_S)
+            outcome.later = f"{after.status}: {after.stdout} {after.stderr[-2000:]}"
         fresh = await sandbox.arun("print(6 * 7)", wall_s=ENDING_S)
         outcome.fresh = "" if fresh.stdout == "42\n" else f"a new session: {fresh}"
     except SandboxError as error:

@@ -40,6 +40,7 @@ class Attack:
         walls: layers that it is stopped by; where one is missing nothing is promised.
         then: a later call in the same session (elsewhere a second program), which must find
             nothing amiss and print SAFE.
+        later: the same, in another session.
         own: whether it is about this sandbox's insides, or about calls that a program without
             a sandbox may well make; such are not run against others.
         spoils: whether its own session is of no use after it, and nobody else's.
@@ -51,6 +52,7 @@ class Attack:
     ends: tuple[Status, ...] = (OK,)
     walls: tuple[str, ...] = ()
     then: str = ""
+    later: str = ""
     own: bool = False
     spoils: bool = False
 
@@ -125,6 +127,7 @@ class Outcome:
     stdout: str = ""
     stderr: str = ""
     then: str = ""
+    later: str = ""
     same: str = ""
     fresh: str = ""
     harm: tuple[str, ...] = ()
@@ -136,7 +139,7 @@ def worked(attack: Attack, outcome: Outcome) -> str:
     """In what way an attack got what it wanted; empty if it did not. For any back end."""
     if outcome.harm:
         return "; ".join(outcome.harm)
-    if "WORKED" in outcome.stdout + outcome.then:
+    if "WORKED" in outcome.stdout + outcome.then + outcome.later:
         return "it did what it must not"
     if outcome.ended == OK and OK not in attack.ends:
         return "it counts as a program that ran well"
@@ -161,4 +164,6 @@ def problems(attack: Attack, outcome: Outcome) -> list[str]:
         found.append(f"did not say SAFE: {outcome.stdout[-300:]!r} {outcome.stderr[-500:]!r}")
     if attack.then and "SAFE" not in outcome.then:
         found.append(f"the call after it did not say SAFE: {outcome.then[-800:]!r}")
+    if attack.later and "SAFE" not in outcome.later:
+        found.append(f"a later session did not say SAFE: {outcome.later[-800:]!r}")
     return [problem for problem in found if problem]

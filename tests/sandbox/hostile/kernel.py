@@ -33,12 +33,12 @@ def peek(number: int, name: str, step: str) -> Attack:
 
 
 TRACING = [
-    peek(14, "ptrace-the-host", "r = call(101, 0x4206, pid, 0, 0)\n    if r >= 0:\n        word = call(101, 1, pid, @ADDRESS@, ctypes.addressof(room)); call(101, 0x4207, pid, 0, 0); os.waitpid(pid, 0x40000000); call(101, 1, pid, @ADDRESS@, ctypes.addressof(room)); call(101, 17, pid, 0, 0)"),
+    peek(14, "ptrace-the-host", "r = call(101, 0x4206, pid, 0, 0)\n    if r >= 0:\n        call(101, 0x4207, pid, 0, 0); os.waitpid(pid, 0x40000000)\n        for i in range(0, 64, 8): call(101, 1, pid, @ADDRESS@ + i, ctypes.addressof(room) + i)\n        call(101, 17, pid, 0, 0)"),
     peek(15, "read-the-memory-of-the-host", "r = call(310, pid, ctypes.addressof(here), 1, ctypes.addressof(there), 1, 0)"),
     peek(15, "write-the-memory-of-the-host", "room.raw = b'attacked' * 8; r = call(311, pid, ctypes.addressof(here), 1, ctypes.addressof(there), 1, 0)"),
     peek(15, "memory-of-the-host-through-proc", "try: r = os.preadv(os.open(f'/proc/{pid}/mem', os.O_RDWR), [room], @ADDRESS@)\n    except OSError: r = -1"),
     peek(15, "descriptors-of-the-host", "d = call(434, pid, 0); r = call(438, d, 0, 0) if d >= 0 else -1\n    if r >= 0: room.raw = os.pread(r, 64, 0)"),
-    call(14, "ptrace-attach-to-pid-1", 101, 16, 1, 0, 0, word="REACHED"),
+    call(14, "ptrace-attach-to-pid-1", 101, 16, 1, 0, 0, own=True),
     call(14, "ptrace-be-traced", 101, 0, 0, 0, 0, own=True),
     refused(54, "own-memory-through-proc", "open('/proc/self/mem', 'r+b')", walls=("fs",), own=True),
     call(14, "compare-processes", 312, "os.getpid()", "os.getppid()", 1, 0, 0, own=True),

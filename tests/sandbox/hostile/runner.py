@@ -163,8 +163,8 @@ INSIDES = [
         """,
         own=True,
     ),
-    attack(22, "patch-json", "import json, builtins; builtins.float = json.dumps = json.loads = None; print('SAFE')"),
-    attack(22, "patch-numbers", "import numpy, sympy, math\nnumpy.allclose = numpy.array_equal = sympy.simplify = math.isclose = lambda *a, **k: True\nprint('SAFE')"),
+    attack(22, "patch-json", "import json, builtins; builtins.float = json.dumps = json.loads = None; print('SAFE')", later="import json\nprint('SAFE' if callable(float) and json.loads(json.dumps([7])) == [7] else 'WORKED')"),
+    attack(22, "patch-numbers", "import numpy, sympy, math\nnumpy.allclose = numpy.array_equal = sympy.simplify = math.isclose = lambda *a, **k: True\nprint('SAFE')", later="import math, numpy, sympy\nprint('WORKED' if math.isclose(1, 2) or numpy.allclose(1, 2) or sympy.simplify(1) is True else 'SAFE')"),
     attack(
         67,
         "replaced-names-of-the-runner",

@@ -12,11 +12,13 @@ QUOTA = ("fs",)  # only a file system of its own has a size
 COUNTED = ("fork",)  # threads are counted by the server, which also decides on forks
 
 
-def flood(number: int, name: str, step: str, most: int, **more: object) -> Attack:
+def flood(
+    number: int, name: str, step: str, most: int, *, word: str = "WORKED", **more: object
+) -> Attack:
     """Repeats a step; doing it `most` times is the abuse."""
     code = (
         "import os, sys, ctypes\nn, kept = 0, []\ntry:\n"
-        f"    while n < {most}: {step}; n += 1\n    print('WORKED')\n"
+        f"    while n < {most}: {step}; n += 1\n    print('{word}')\n"
         "except (OSError, ImportError, RuntimeError, ValueError) as error: print('SAFE', n, error)"
     )
     return attack(number, name, code, **more)
@@ -169,7 +171,7 @@ DISK = [
     flood(5, "inode-fill-by-folders", "os.mkdir(f'd{n}')", 20_000, walls=QUOTA),
     refused(58, "sparse-file", "open('s', 'wb').truncate(1 << 40)"),
     refused(58, "write-far-out", "os.pwrite(os.open('s', 66, 0o600), b'x', 1 << 40)"),
-    flood(5, "folders-in-folders", "os.mkdir('deeper'); os.chdir('deeper')", 1500, walls=QUOTA),
+    flood(5, "folders-in-folders", "os.mkdir('deeper'); os.chdir('deeper')", 1500, walls=QUOTA, word="REACHED"),
     attack(
         5,
         "folders-nobody-may-read",
