@@ -41,7 +41,7 @@ from .notify import Asked
 from .seccomp import CLONE_THREAD
 
 LOOK_S = 0.25  # between two looks at copies under way
-APPEAR_S = 3.0  # from the permission to fork to the new process
+APPEAR_S = 15.0  # from the permission to fork to the new process, on a machine that is starved
 COPY_CPU_S = 1.0  # for the two processes of a copy under way; an honest one takes milliseconds
 _ROUNDS = 8  # of killing: three would do
 _FORK_FLAGS = 0x01200000  # CLONE_CHILD_CLEARTID and SETTID, as the C library's fork has them
