@@ -6,7 +6,7 @@ Each is made whole, so that it would succeed where it is let through. Numbers ar
 # The programs read better unbroken.
 # ruff: noqa: E501
 
-from .attack import CRASHED, OK, Attack, attack, call, refused
+from .attack import CRASHED, OK, TIMEOUT, Attack, attack, call, refused
 
 _BUFFER = "b = ctypes.create_string_buffer(4096)"
 _B = "ctypes.addressof(b)"
@@ -220,7 +220,7 @@ OTHER_DOORS = [
         now = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_void_p)(0xffffffffff600400)(None)
         print('SAFE' if now <= 0 or now > 1e9 else 'WORKED')
         """,
-        OK, CRASHED, own=True,
+        OK, CRASHED, TIMEOUT, own=True,
     ),
     attack(
         52,
