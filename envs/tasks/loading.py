@@ -19,6 +19,7 @@ _PER_SPLIT = re.compile(r"(train|heldout|test)=")
 
 def load_tasks(
     source: str | Mapping[str, str],
+    /,  # "levels" has an option of the same name
     *,
     split: str = "train",
     size: int | None = None,
