@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from tyro.conf import Positional
 
 from .environment import find, make_environment, parameters
-from .errors import UsageError
+from .errors import UsageError, nearest
 from .parsing import parse
 from .progress import EpisodePrinter, hush
 
@@ -84,6 +84,7 @@ EXAMPLES = (
 
 def main(argv: Sequence[str]) -> int:
     options = parse(Options, argv, command="eval", examples=EXAMPLES)
+    _check_engine(options.engine)
     earlier = _earlier(options.against)
     hush(options.model)
     with closing(make_environment(options.id, settings(options))) as env:
@@ -96,6 +97,17 @@ def main(argv: Sequence[str]) -> int:
     else:
         _print(result, earlier, log.folder)
     return 0 if any(reward is not None for row in result.rows for reward in row.rewards) else 1
+
+
+def _check_engine(name: str) -> None:
+    """Before a folder is made."""
+    from ..agents.engines import ENGINES
+
+    if name not in ENGINES and ":" not in name:
+        hint = nearest(name, ENGINES)
+        raise UsageError(
+            f"unknown engine {name!r}{hint}; there are {', '.join(ENGINES)}, and module:Class"
+        )
 
 
 def settings(options: Options) -> dict[str, Any]:

@@ -64,13 +64,17 @@ def card(id: str, given: Mapping[str, Any]) -> dict[str, Any]:
 def _default(value: Any) -> Any:
     if value is ...:
         return "(required)"
+    if isinstance(value, tuple | list):
+        return [_default(item) for item in value]
+    if isinstance(value, type):
+        return value.__name__
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def as_text(facts: dict[str, Any]) -> str:
     """The card for people."""
     tools = [
-        f"  {t['function']['name']}: {_first_line(t['function'].get('description', ''))}"
+        f"  {t['function']['name']}: {_first_sentence(t['function'].get('description', ''))}"
         for t in facts["tools"]
     ]
     settings = [f"  {name} = {json.dumps(value)}" for name, value in facts["settings"].items()]
@@ -89,8 +93,11 @@ def as_text(facts: dict[str, Any]) -> str:
     )
 
 
-def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0]
+def _first_sentence(text: str) -> str:
+    """Whole, where the docstring breaks its line."""
+    paragraph = " ".join(text.strip().partition("\n\n")[0].split())
+    sentence, stop, _ = paragraph.partition(". ")
+    return f"{sentence}." if stop else paragraph
 
 
 def _indent(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(f"give the recipe {options.recipe} first, before all flags")
     if options.recipe and options.resume:
         raise UsageError("a resumed run has its own recipe: give --resume or a recipe, not both")
+    _check_algorithm(options)
     folder = train(without_own(options), options.folder, options.resume, _name(options))
     from .summary import print_summary
 
@@ -62,6 +64,16 @@ def train(config: TrainConfig, folder: Path | None, resume: Path | None, name: s
     where = resume or folder or new_folder("runs", name)
     print(f"training {config.model} with {config.algorithm} on {config.env.id}, in {where}")
     return run(config, where, resume=resume is not None, on_step=StepPrinter(config.steps))
+
+
+def _check_algorithm(config: TrainConfig) -> None:
+    """Before a folder is made and a model is loaded."""
+    from ..trainers.algorithms import get_algorithm
+
+    try:
+        get_algorithm(config.algorithm, **config.algorithm_options)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def without_own(options: Options) -> TrainConfig:
@@ -87,7 +99,7 @@ def _values(config: TrainConfig) -> dict[str, Any]:
 
 
 def _value_of(flag: str, argv: Sequence[str]) -> str | None:
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in pairwise([*argv, ""]):
         name, equals, value = word.partition("=")
         if name == flag:
             return value if equals else following

@@ -63,6 +63,22 @@ def test_info_reads_well(capsys: Capture) -> None:
     assert text.startswith(f"{ID}: ")
     assert "\ntools\n  python: " in text
     assert '\n  protocol = "fenced"\n' in text
+    assert "\n  examples = []\n" in text
+
+
+def test_info_shows_whole_sentences_and_lists_as_they_are_given(capsys: Capture) -> None:
+    assert cli.main(["info", "palestra/PythonExec-v0"]) == 0
+    tools = capsys.readouterr().out.partition("\ntools\n")[2].partition("\n\n")[0].splitlines()
+    assert all(line.endswith(".") for line in tools) and len(tools) == 2
+    assert cli.main(["info", "palestra/Rubric-v0"]) == 0
+    text = capsys.readouterr().out
+    assert '\n  rubrics = ["task", "prescriptive"]\n' in text and '\n  answer_of = "str"\n' in text
+
+
+def test_an_unknown_engine_is_misuse_and_leaves_no_folder(capsys: Capture, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert cli.main(["eval", ID, "--engine", "scriptd", "--folder", str(folder)]) == 2
+    assert "did you mean 'scripted'" in capsys.readouterr().err and not folder.exists()
 
 
 @pytest.mark.parametrize("command", ["info", "play", "eval"])

@@ -58,6 +58,11 @@ def test_flags_come_on_top_of_the_recipe(tmp_path: Path, started: list) -> None:
     assert started == [(expected, tmp_path / "run", None)]
 
 
+def test_no_words_at_all_are_the_defaults(started: list) -> None:
+    assert cli.main(["train"]) == 0
+    assert started == [(TrainConfig(), None, None)]
+
+
 def test_a_resumed_run_keeps_its_options(tmp_path: Path, started: list) -> None:
     config = TrainConfig(steps=5, seed=3, env=EnvConfig(options={"tasks": "arithmetic"}))
     (tmp_path / "config.json").write_text(json.dumps(plain(asdict(config))))
@@ -71,6 +76,8 @@ def test_a_resumed_run_keeps_its_options(tmp_path: Path, started: list) -> None:
         (["absent.toml"], "cannot read the configuration absent.toml"),
         (["--steps", "3", "late.toml"], "give the recipe late.toml first"),
         (["--resume", "nowhere"], "nowhere holds no run to resume"),
+        (["--algorithm", "grop"], "did you mean 'grpo'?"),
+        (["--algorithm-options.clip-hi", "0.3"], "did you mean 'clip_high'?"),
     ],
 )
 def test_misuse_is_one_line(argv: list[str], says: str, capsys: Capture) -> None:
