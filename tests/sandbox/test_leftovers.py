@@ -45,6 +45,6 @@ def test_nothing_is_left(ending, tier):
     assert found == {}
     assert said[0] == "busy"
     assert [line for line in said if line.startswith("open:")] == []
-    assert said[-1] == f"exit code {ENDINGS[ending]}"
+    assert f"exit code {ENDINGS[ending]}" in said
     if ending == "server":
         assert "lost" in said
