@@ -23,6 +23,7 @@ from .waiting import Conversation, Wait
 START_S = 120.0  # a first session may have to wait for the server's imports
 LINGER_S = 0.1  # a killed process may take longer to let go of its memory: nobody waits for it
 BURST = 256  # reads before the clock is looked at again, however fast a program writes
+LEAST_PACKET = 512  # bytes of a socket's buffer that the kernel counts for an empty packet
 CPU_SLACK = 0.5  # seconds of CPU after which the limit is renewed with the server
 
 
@@ -60,6 +61,7 @@ class Process:
         self._stopped = False
         self.gone = False
         self.exit: dict[str, Any] | None = None  # the server's last word on a dead process
+        self._account = b""  # the last frame that may have been that
         self._server = control
         # A value of `output_bytes` characters, each at worst two escapes of six bytes.
         self._assembler = wire.Assembler(12 * limits.output_bytes + (64 << 10))
@@ -274,15 +276,31 @@ class Process:
             except OSError:
                 packet = b""
             if not packet and hung_up(self._ends[0]):
-                self.gone = True
-            elif packet[:1] == wire.EXIT:
+                packet = self._behind_empty()
+                if not packet:
+                    self.gone, self.exit = True, _parsed(self._account)
+                    return
+            if packet[:1] == wire.EXIT:
                 # Anyone could write this; only the last one before the end is the server's.
-                self.exit = _parsed(packet[1:])
+                self._account = packet[1:]
             elif packet[:1] in (wire.READY, wire.PROCESS):
                 self._awaited.discard(packet[:1])
                 self.ready = not self._awaited
             elif not reply.killed:
                 self._take(packet, reply, expect)
+
+    def _behind_empty(self) -> bytes:
+        """After a hang-up, the next packet that is not empty; b"" where there is none.
+
+        A program can write empty packets, which read like the end, before the server's account.
+        Nobody writes any more, and the sender's buffer bounds how many of them can be waiting.
+        """
+        with suppress(OSError):  # closed by us
+            size = self._ends[0].getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+            for _ in range(size // LEAST_PACKET + 1):
+                if packet := self._packet():
+                    return packet
+        return b""
 
     def _packet(self) -> bytes:
         if wire.PROCESS not in self._awaited:
@@ -322,13 +340,23 @@ class Process:
         with suppress(OSError):
             self._ends[0].shutdown(socket.SHUT_WR)
 
+    def kill(self) -> None:
+        """Kill the process; the server will say that it ended."""
+        self._kill(Reply(), "")
+
+    def end(self) -> None:
+        """Kill the process; whoever waits for it learns that it is gone, and may close it."""
+        self._signal(signal.SIGKILL)
+        with suppress(OSError):
+            self._ends[0].shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Hang up; the server kills the process. Idempotent."""
         for end in (*self._ends, *self._remote):
             end.close()
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            os.close(handle)
 
 
 def _parsed(data: bytes) -> dict[str, Any] | None:

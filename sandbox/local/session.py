@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SAVE_S = 5.0  # that saving the state before a call may take, however short the call's own clock
 FILES_S = 120.0  # opening a file takes microseconds, once the server comes to it
+DYING_S = 1.0  # from the end of a process' first thread to its own, where it has left others
+CLOSED = "the session was closed"
 
 
 class LocalSession(Session):
@@ -82,8 +84,13 @@ class LocalSession(Session):
         return drive(self._fork())
 
     def close(self) -> None:
-        self._lost = self._lost or "the session was closed"
-        self._go_on_with(None)
+        self._lost = self._lost or CLOSED
+        process = self._process
+        if self._busy and process is not None:
+            # The descriptors' numbers stay taken while a thread or a loop waits on them.
+            process.end()
+        elif not self._busy:
+            self._go_on_with(None)
         if self._counted:
             self._counted = False
             self._sandbox.counters.count("closed")
@@ -102,6 +109,10 @@ class LocalSession(Session):
         self._count("opened")
         return self
 
+    def _let_go_if_lost(self) -> None:
+        if self._lost:
+            self._go_on_with(None)
+
     def _count(self, what: str) -> None:
         self._counted = True
         self._sandbox.counters.count(what)
@@ -118,8 +129,13 @@ class LocalSession(Session):
         self._busy = True
         try:
             yield
+        except SandboxError as error:
+            if self._lost == CLOSED:
+                raise SandboxError(CLOSED) from error
+            raise
         finally:
             self._busy = False
+            self._let_go_if_lost()  # it may have been closed meanwhile
 
     def _fresh(self) -> Conversation[Process]:
         process = self._sandbox.new_process(self._limits)
@@ -131,6 +147,9 @@ class LocalSession(Session):
         except BaseException:
             process.close()
             raise
+        if self._lost:  # closed meanwhile
+            process.close()
+            raise SandboxError(self._lost)
         self._process = process
         return process
 
@@ -285,7 +304,7 @@ class LocalSession(Session):
     def _opened(self, do: str, parts: list[str]) -> Conversation[int]:
         """A descriptor from the server; see `workfiles`."""
         with self._alone():
-            until = time.monotonic() + FILES_S
+            until, dying = time.monotonic() + FILES_S, 0.0
             while True:
                 process = yield from self._living()
                 try:
@@ -294,7 +313,11 @@ class LocalSession(Session):
                     self._failed(error)
                     raise
                 except ProcessLookupError:  # it is dying; soon it is known to have died
-                    yield Wait((), time.monotonic() + 0.01)
+                    now = time.monotonic()
+                    dying = dying or now
+                    if now > dying + DYING_S:  # its first thread has ended, others have not
+                        process.kill()
+                    yield Wait((), now + 0.01)
 
 
 def _clock(wall_s: float) -> float:
