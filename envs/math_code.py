@@ -61,7 +61,7 @@ class MathCode(ToolEnv):
         max_output_chars: int = 1024,
         instructions: str | None = None,
         examples: Sequence[Sequence[str]] = (),
-        limits: Limits | None = None,
+        limits: Limits | Mapping[str, float] | None = None,
         sandbox: Sandbox | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -87,7 +87,7 @@ class MathCode(ToolEnv):
             for question, answer in examples
             for message in (Message("user", question), Message("assistant", answer))
         )
-        self.limits = limits or Limits()
+        self.limits = Limits.of(limits)
         self._sandbox = sandbox
         self._session: Session | None = None
 

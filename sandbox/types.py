@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, cast
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,19 @@ class Limits:
         for name in self.__slots__:
             if not getattr(self, name) > 0:
                 raise ValueError(f"limit {name} must be positive, got {getattr(self, name)}")
+
+    @classmethod
+    def of(cls, given: Limits | Mapping[str, float] | None) -> Limits:
+        """Limits as they are, or from a mapping (a recipe's table), or the defaults.
+
+        Raises:
+            ValueError: the mapping has another key than the limits' names; they are told.
+        """
+        if isinstance(given, cls):
+            return given
+        if unknown := set(given or {}) - set(cls.__slots__):
+            raise ValueError(f"no limits {sorted(unknown)}; there are {', '.join(cls.__slots__)}")
+        return cls(**cast(dict[str, Any], given or {}))
 
 
 class Status(StrEnum):

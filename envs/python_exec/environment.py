@@ -91,8 +91,8 @@ class PythonExec(ToolEnv):
         max_output_chars: int = 1024,
         instructions: str | None = None,
         examples: Sequence[Sequence[str]] = (),
-        limits: Limits | None = None,
-        grading_limits: Limits = LIMITS,
+        limits: Limits | Mapping[str, float] | None = None,
+        grading_limits: Limits | Mapping[str, float] = LIMITS,
         sandbox: Sandbox | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -115,7 +115,7 @@ class PythonExec(ToolEnv):
             for question, answer in examples
             for message in (Message("user", question), Message("assistant", answer))
         )
-        self.limits, self.grading_limits = limits or Limits(), grading_limits
+        self.limits, self.grading_limits = Limits.of(limits), Limits.of(grading_limits)
         self._sandbox = sandbox
         self._session: Session | None = None
 

@@ -190,3 +190,13 @@ def test_registering_a_third_party_environment():
         palestra.register("team/Mine-v0", "palestra.envs.core:ToolEnv")
     with pytest.raises(ValueError, match="needs a version"):
         palestra.register("team/Mine", "palestra.envs.core:ToolEnv")
+
+
+def test_limits_may_come_from_a_recipe(sandbox):
+    env = palestra.make("palestra/MathCode-v0", sandbox=sandbox, limits={"wall_s": 0.3}).unwrapped
+    assert env.limits == Limits(wall_s=0.3)
+    begin(env)
+    assert "Timed out (the limit is 0.3 s)" in env.step(fenced("while True: pass"))[0][0].content
+    env.close()
+    with pytest.raises(ValueError, match=r"no limits \['wall'\]; there are wall_s"):
+        palestra.make("palestra/MathCode-v0", limits={"wall": 1})
