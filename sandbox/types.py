@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,12 @@ class Limits:
         Raises:
             ValueError: the mapping has another key than the limits' names; they are told.
         """
-        if isinstance(given, cls):
+        if isinstance(given, Limits):
             return given
-        if unknown := set(given or {}) - set(cls.__slots__):
+        values: dict[str, Any] = dict(given or {})
+        if unknown := set(values) - set(cls.__slots__):
             raise ValueError(f"no limits {sorted(unknown)}; there are {', '.join(cls.__slots__)}")
-        return cls(**cast(dict[str, Any], given or {}))
+        return cls(**values)
 
 
 class Status(StrEnum):
