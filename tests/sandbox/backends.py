@@ -26,6 +26,8 @@ BACKENDS = [
     pytest.param("local-user", id="local-user"),
     pytest.param("landlock-user", id="landlock-user"),
     pytest.param("landlock", id="landlock", marks=slow),
+    pytest.param("local-copy", id="local-copy", marks=slow),
+    pytest.param("local-rollback", id="local-rollback", marks=slow),
     pytest.param("docker", id="docker", marks=[slow, pytest.mark.docker]),
     pytest.param("docker-runsc", id="docker-runsc", marks=[slow, pytest.mark.docker]),
 ]

@@ -29,5 +29,5 @@ ATTACKS = [
     attack(85, "descriptors-used-up-before-the-next-call", "import os\ntry:\n    while True: os.dup(0)\nexcept OSError: print('SAFE')", own=True, then="print('SAFE')"),
     attack(85, "disk-used-up-before-the-next-call", "try:\n    f = open('full', 'wb', 0)\n    while True: f.write(bytes(1 << 20))\nexcept OSError: print('SAFE')", own=True, then="print('SAFE')"),
     attack(85, "memory-used-up-before-the-next-call", "x = []\ntry:\n    while True: x.append(bytearray(1 << 20))\nexcept MemoryError: pass\ntry:\n    while True: x.append(bytearray(999))\nexcept MemoryError: pass", *ANY, own=True),
-    attack(70, "broken-on-purpose", "import sys\nsys.modules['palestra_sandbox.child'].__dict__.clear(); print('gone')", OK, ERROR, CRASHED, own=True),
+    attack(70, "broken-on-purpose", "import sys\nsys.modules['palestra_sandbox.child'].__dict__.clear(); print('gone')", OK, ERROR, CRASHED, TIMEOUT, own=True),
 ]  # fmt: skip
