@@ -113,7 +113,8 @@ def refuse_shared_memory(folder: str) -> None:
     # Looked for in two steps, since this is done for every copy and there is hardly ever any.
     found = (b" /dev/zero" in maps or b" /tmp/" in maps) and _SHARED.search(maps)
     if found:
-        raise OSError(errno.EOPNOTSUPP, f"memory is shared: a mapping of {found[0].split()[-1]!r}")
+        path = os.fsdecode(b"/" + found[0].rpartition(b" /")[2])
+        raise OSError(errno.EOPNOTSUPP, f"its memory would be shared: a mapping of {path}")
 
 
 def _reopen(asked: Asked, number: int, opened: Opened) -> None:
