@@ -116,18 +116,24 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=3.0, help="seconds for each program")
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="attacks with this in the name")
     parser.add_argument("--jobs", type=int, default=2, help="systems played at once")
-    parser.add_argument("--json", type=Path, help="also write everything there")
+    parser.add_argument(
+        "--json", type=Path, help="keep everything there; what it has is not run again"
+    )
     parser.add_argument("--verbose", action="store_true", help="a line for each attack")
     args = parser.parse_args()
     fitting = [attack for attack in ATTACKS if not attack.own]
     attacks = [a for a in fitting if not args.only or any(text in a.id for text in args.only)]
     systems = args.systems or [s for s in SYSTEMS if args.docker or s != "docker run"]
+    found: dict[str, Any] = {}
+    if args.json and args.json.exists():
+        found = json.loads(args.json.read_text())
     with ThreadPoolExecutor(args.jobs) as pool:
-        results = pool.map(lambda system: play(system, attacks, args), systems)
-        found = {s: result for s, result in zip(systems, results, strict=True) if result}
-    print(table(found, attacks))
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1))
+        waiting = [s for s in systems if s not in found]
+        for system, result in pool.map(lambda s: (s, play(s, attacks, args)), waiting):
+            found |= {system: result} if result else {}
+            if args.json:
+                args.json.write_text(json.dumps(found, indent=1))
+    print(table({s: found[s] for s in systems if s in found}, attacks))
 
 
 if __name__ == "__main__":

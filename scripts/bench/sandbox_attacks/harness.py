@@ -28,7 +28,8 @@ from hostile.witness import Witness  # noqa: E402
 
 USER = 47_110
 FRESH = ("/tmp", "/var/tmp", "/dev/shm")
-PATIENCE_S = 15.0  # beyond the time limit, until a harness counts as hung
+CHECK_S = 10.0
+PATIENCE_S = 12.0  # beyond its time limits, until a harness counts as hung
 CHECK = "import random, numpy\nprint(int(numpy.arange(7).sum() * 4))"
 
 
@@ -46,12 +47,14 @@ def play(peer: peers.Peer, job: dict[str, str], limit_s: float) -> dict[str, Any
         peer(witness.fill(job[name]), limit_s).stdout if job[name] else ""
         for name in ("then", "later")
     )
-    harm = [*witness.harm(ran.stdout, ran.stderr, then), *_survivors()]
+    harm = list(witness.harm(ran.stdout, ran.stderr, then))
     if len(ran.stdout) > 16 << 20:
         harm.append(f"{len(ran.stdout) >> 20} MB of output were taken")
-    check = peer(CHECK, max(limit_s, 10.0))
+    check = peer(CHECK, CHECK_S)
     if "84" not in check.stdout:
         harm.append(f"the next run fails: {check.ended} {check.stderr[-300:]}")
+    getattr(peer, "close", int)()
+    harm += _survivors()
     return {
         "ended": ran.ended, "stdout": ran.stdout[-4000:], "stderr": ran.stderr[-1000:],
         "then": then[-2000:], "later": later[-2000:], "harm": harm, "seconds": seconds,
@@ -101,7 +104,8 @@ def watched(peer: peers.Peer, job: dict[str, str], limit_s: float, root: bool) -
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
             os._exit(1)
     os.close(answer)
-    patience = 4 * limit_s + 2 * PATIENCE_S  # an attack, a second program, a check
+    parts = sum(bool(job[part]) for part in ("code", "then", "later"))
+    patience = parts * limit_s + PATIENCE_S
     until, data = time.monotonic() + patience, b""
     handle = os.pidfd_open(pid)
     while select.select([source], [], [], max(0.0, until - time.monotonic()))[0]:
