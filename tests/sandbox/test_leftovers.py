@@ -28,7 +28,7 @@ def life(ending, tier, user):
     words += ["--", sys.executable, str(backends.HERE / "leftovers.py"), "watch", ending, tier]
     environment = {**os.environ, "PYTHONPATH": str(backends.REPOSITORY)}
     done = subprocess.run(
-        words, env=environment, cwd="/", capture_output=True, text=True, timeout=110
+        words, env=environment, cwd="/", capture_output=True, text=True, timeout=280
     )
     if done.returncode == NO_NAMESPACES:
         pytest.skip(f"cannot tell our own things from others': {done.stderr}")
@@ -36,9 +36,17 @@ def life(ending, tier, user):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("tier", ["local", "landlock"])
-def test_nothing_is_left(ending, tier):
+FIRST = {("local", "closed"), ("local", "killed"), ("local", "server"), ("landlock", "killed")}
+LIVES = [
+    pytest.param(tier, ending, marks=[] if (tier, ending) in FIRST else pytest.mark.slow)
+    for tier in ("local", "landlock")
+    for ending in ENDINGS
+]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("tier", "ending"), LIVES)
+def test_nothing_is_left(tier, ending):
     user = backends.SOMEBODY if tier == "landlock" and os.geteuid() == 0 else os.geteuid()
     found = life(ending, tier, user)
     said = found.pop("said")
