@@ -153,6 +153,7 @@ def _copy_session() -> dict[str, Any]:
     kernel.set_capabilities(effective=admin, permitted=admin)
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.set_capabilities(effective=0, permitted=admin)
+    os.chdir("/")  # out of the original's folder, which the server insists on
     os.setsid()
     os.chdir(here)
     if state is not None:

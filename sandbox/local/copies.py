@@ -239,11 +239,14 @@ class Copies:
         limits = copy.message["limits"]
         refuse_shared_memory(folder)
         opened = open_files(folder)
+        stands = os.stat(f"{folder}/cwd").st_dev
         entered = os.open(f"{folder}/ns/mnt", os.O_RDONLY)
         try:
             kernel.setns(entered, kernel.CLONE_NEWNS)
             old = os.open(WORK, os.O_RDONLY | os.O_DIRECTORY)
             try:
+                if stands == os.fstat(old).st_dev:
+                    raise PermissionError("the copy stands in the folder of the original")
                 kernel.umount(WORK)
                 privateroot.fresh_work_folder(WORK, limits["tmp_bytes"], limits["tmp_inodes"])
                 copy_tree(old, WORK)

@@ -129,6 +129,26 @@ async def descriptors_of_copies(sandbox: Sandbox, _: Witness) -> None:
     )
 
 
+@scene(70, FORK)
+async def folder_of_copies(sandbox: Sandbox, _: Witness) -> None:
+    """A copy that was made to stay where it is does not stay in the folder of the original."""
+    stay = """
+        import os
+        os.chdir = lambda path: None
+        open('mine', 'w').write('original')
+        """
+    async with await sandbox.aopen() as session:
+        await good(session, stay)
+        try:
+            async with await session.afork() as copy:
+                await run(copy, "open('new', 'w').write('x'); open('mine', 'w').write('CHANGED')")
+        except SandboxError as error:
+            assert "could not be copied" in str(error), error
+        assert await good(session, "(open('mine').read(), os.listdir('.'))") == (
+            "('original', ['mine'])"
+        )
+
+
 @scene(75, FORK)
 async def mapping_between_copies(sandbox: Sandbox, _: Witness) -> None:
     async with await sandbox.aopen() as session:
