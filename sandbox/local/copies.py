@@ -19,7 +19,7 @@ a copy under way: whatever else is found is killed.
 """
 
 # Paths here are plain strings: most go straight into system calls.
-# ruff: noqa: PTH115, PTH121, PTH208
+# ruff: noqa: PTH115, PTH116, PTH121, PTH208
 
 from __future__ import annotations
 
@@ -238,8 +238,8 @@ class Copies:
             raise PermissionError("the copy has no mount namespace of its own")
         limits = copy.message["limits"]
         refuse_shared_memory(folder)
-        opened = open_files(folder)
         stands = os.stat(f"{folder}/cwd").st_dev
+        opened = open_files(folder)
         entered = os.open(f"{folder}/ns/mnt", os.O_RDONLY)
         try:
             kernel.setns(entered, kernel.CLONE_NEWNS)
