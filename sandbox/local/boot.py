@@ -1,43 +1,40 @@
 """Starting the fork server.
 
 Started by exec in an empty environment, it holds nothing but the interpreter, the preloaded
-libraries and this code; whatever it knows, sessions can read. Three processes: the launcher
-makes the namespaces and watches the host; the zygote (pid 1 of its own process namespace)
-preloads, then forks sessions; the server, forked before the preload, takes the host's commands
-and sees to the sessions. When one of them dies, the kernel ends the others and every session.
+libraries and this code; whatever it knows, sessions can read. Three processes: the keeper
+watches the host and cleans up; the zygote (pid 1 of its own process namespace) preloads, then
+forks sessions; the server, forked before the preload, takes the host's commands and sees to the
+sessions. When one of them dies, the kernel ends the others and every session.
 """
 
 # Paths here are plain strings: most go straight into system calls.
-# ruff: noqa: PTH123
+# ruff: noqa: PTH120, PTH123
 
 from __future__ import annotations
 
 import json
 import os
 import resource
-import select
 import signal
 import socket
 import sys
-import time
 import traceback
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from . import cgroup, child, kernel, layout, memory, privateroot, wire
+from . import cgroup, child, kernel, layout, memory, privateroot, profiles, wire
 from .isolation import Walls
+from .keeper import Leash
+from .link import Link, ZygoteGone
+from .lockin import ENVIRONMENT, LockIn
 from .rehearsal import preload
-from .scratch import remove_tree
-from .server import Links, Server
+from .server import Server
 from .zygote import Zygote
 
 
 def _virtual_bytes() -> int:
     with open("/proc/self/statm") as file:
         return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-
-
-LOOK_S = 0.05  # between two looks at the host, where it has to be looked at
 
 
 def main(text: str) -> NoReturn:
@@ -49,29 +46,33 @@ def main(text: str) -> NoReturn:
     control = socket.socket(fileno=int(text))
     config = wire.parse(control.recv(1 << 20))
     sys.argv[:], sys.orig_argv[:] = [""], [""]
-    walls = Walls(layout.plan(config["preload"], config["site"]))
+    profile = profiles.profile(config["profile"], config["extra_calls"])
+    plan = layout.plan(config["preload"], config["site"], interpreter=profile.processes)
+    walls = Walls(plan, profile)
     try:
-        host = kernel.pidfd_open(config["host"])
+        host, leash = kernel.pidfd_open(config["host"]), Leash()
+        cgroup.sweep()
+        launcher = os.fork()
+        if launcher:
+            control.close()
+            leash.keep(host, launcher, config["scratch"], config["group"])
+        if host >= 0:
+            os.close(host)
+        leash.in_launcher()
         kills = _join_group(walls, config)
         walls.raise_launcher()
         zygote = os.fork()
+        if zygote:
+            leash.report(zygote)
+        leash.in_zygote()
     except BaseException:  # noqa: BLE001 - the host raises it as SandboxError
         _send(control, error=traceback.format_exc())
         os._exit(1)
-    if zygote:
-        control.close()
-        _watch(host, zygote)
-        remove_tree(config["scratch"], wait_s=2.0)
-        os._exit(0)
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if host >= 0:
-        os.close(host)
     _serve(control, walls, config, kills)
 
 
 def _join_group(walls: Walls, config: dict[str, Any]) -> cgroup.Kills:
     """Into a control group, together with everything that will be forked."""
-    cgroup.sweep()
     try:
         memory = config["total_memory_bytes"] or cgroup.default_memory()
         limits = {"memory": memory, "pids": cgroup.default_tasks()}
@@ -79,27 +80,6 @@ def _join_group(walls: Walls, config: dict[str, Any]) -> cgroup.Kills:
     except OSError as error:
         walls.missing["cgroup"] = str(error)
         return cgroup.Kills(-1)
-
-
-def _watch(host: int, zygote: int) -> None:
-    """The launcher's life: until the host or the zygote ends, whichever goes first.
-
-    A process descriptor, because PDEATHSIG would fire when the host's starting *thread* ends.
-    """
-    if host < 0:  # gVisor has no such descriptors
-        above = os.getppid()
-        while os.waitpid(zygote, os.WNOHANG) == (0, 0):
-            if os.getppid() != above:
-                break
-            time.sleep(LOOK_S)
-        else:
-            return
-    else:
-        poller = select.poll()
-        poller.register(host, select.POLLIN)
-        poller.register(os.pidfd_open(zygote), select.POLLIN)
-        poller.poll()
-    os.kill(zygote, signal.SIGKILL)
 
 
 def _serve(
@@ -120,36 +100,46 @@ def _serve(
         sys.path[:] = config["site"] if "fs" in walls.missing else walls.layout.path
         child.prepare_streams()
         absent = preload(config["preload"])
-        walls.baseline = _virtual_bytes()
+        if walls.profile.processes:
+            _let_programs_find_python()
+        lock_in = LockIn(walls, _virtual_bytes())
         memory.settle()
         if "fs" not in walls.missing:
             privateroot.part_with_proc()
         _send(control, ready=True, missing=walls.missing, absent=absent)
         control.close()
         config.clear()  # sessions can read the frames that they were forked in
-        Zygote(walls, *links).run()
+        Zygote(lock_in, *links).run()
     except BaseException:  # noqa: BLE001 - the host raises it as SandboxError
         _send(control, error=traceback.format_exc())
     os._exit(0)
+
+
+def _let_programs_find_python() -> None:
+    """For programs that run other ones: the interpreter, and where it finds the packages."""
+    sys.executable = layout.interpreter()
+    folder = os.path.dirname(sys.executable)
+    os.environ.update(ENVIRONMENT, PATH=folder, PYTHONPATH=layout.SITE)
 
 
 def _fork_server(
     control: socket.socket, walls: Walls, kills: cgroup.Kills, ready: int
 ) -> list[socket.socket]:
     """Start the server, still small; the zygote's ends of their sockets."""
-    pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3)]
+    link, far_ends = Link.pair()
     if os.fork():
-        for own, _ in pairs:
-            own.close()
-        return [far for _, far in pairs]
+        link.close()
+        return far_ends
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who removes files for it is not awaited
-        for _, far in pairs:
+        for far in far_ends:
             far.close()
         if "fs" not in walls.missing:
             kernel.unshare(kernel.CLONE_NEWNS)  # it keeps the proc that the zygote parts with
-        Server(control, walls, Links(*(own for own, _ in pairs)), kills, ready).run()
+        Server(control, walls, link, kills, ready).run()
+    except ZygoteGone:
+        pass
     except BaseException:  # noqa: BLE001 - shown where the host's own errors are
         os.write(2, traceback.format_exc().encode())
     os._exit(0)

@@ -1,9 +1,10 @@
 """A control group around a whole server: memory and number of tasks of all sessions together.
 
-The launcher puts itself into a group of its own before it forks anything, so that no process is
-ever moved. Plain file writes, for both versions of the interface and any mixture of them. It
-takes root, or on version 2 a subtree that was delegated to the user. A group's name says whose
-it is; when its host was killed, whoever starts a server next removes it.
+The launcher puts itself into a group of its own before it forks the zygote, so that no process
+of a session is ever moved. Plain file writes, for both versions of the interface and any mixture
+of them. It takes root, or on version 2 a subtree that was delegated to the user. Should host and
+keeper be killed at once, who starts a server next removes the group, as the kernel lets nobody
+remove one with a process in it.
 """
 
 # Paths here are plain strings, as in the mount table.
@@ -20,7 +21,8 @@ from dataclasses import dataclass
 
 CONTROLLERS = ("memory", "pids")
 SHARE = 0.75  # of the memory there is, for all sessions of one server by default
-_NAME = re.compile(r"palestra-(\d+)-(\d+)-[0-9a-f]+")
+_PREFIX = "palestra-"
+_TRIES = 5  # as a new group can be swept before it is entered
 _LIMIT = {
     ("memory", 1): "memory.limit_in_bytes",
     ("memory", 2): "memory.max",
@@ -51,7 +53,7 @@ class Hierarchy:
 
 def own_name(token: str) -> str:
     """A name for a group that this process answers for."""
-    return f"palestra-{os.getpid()}-{_started(os.getpid())}-{token}"
+    return f"{_PREFIX}{os.getpid()}-{token}"
 
 
 def join(name: str, limits: dict[str, int]) -> int:
@@ -63,21 +65,35 @@ def join(name: str, limits: dict[str, int]) -> int:
         OSError: no such groups can be made here; none is left behind.
     """
     kills = -1
-    made: list[tuple[Hierarchy, str]] = []
+    entered: list[tuple[Hierarchy, str]] = []
     try:
         for own in hierarchies():
-            folder = _make(own, name, limits)
-            made.append((own, folder))
+            folder = _make_and_enter(own, name, limits)
+            entered.append((own, folder))
             if "memory" in own.controllers:
                 kills = os.open(f"{folder}/{_KILLS[own.version]}", os.O_RDONLY | os.O_CLOEXEC)
-            _write(folder, "cgroup.procs", "0")
     except OSError:
-        for own, folder in made:
+        for own, folder in entered:
             with suppress(OSError):
                 _write(own.folder, "cgroup.procs", "0")
                 os.rmdir(folder)
         raise
     return kills
+
+
+def _make_and_enter(own: Hierarchy, name: str, limits: dict[str, int]) -> str:
+    for tries_left in reversed(range(_TRIES)):
+        folder = _make(own, name, limits)
+        try:
+            _write(folder, "cgroup.procs", "0")
+            break
+        except FileNotFoundError:
+            if not tries_left:
+                raise
+        except OSError:
+            os.rmdir(folder)
+            raise
+    return folder
 
 
 class Kills:
@@ -138,7 +154,7 @@ def default_tasks() -> int:
 
 
 def sweep() -> None:
-    """Remove the groups of hosts that are dead; one that still has processes stays."""
+    """Remove groups that nobody is in any more."""
     with suppress(OSError):
         for own in hierarchies():
             for place in own.places():
@@ -228,19 +244,9 @@ def _enable(place: str, controllers: tuple[str, ...]) -> None:
 def _sweep(place: str) -> None:
     with suppress(OSError):
         for name in os.listdir(place):
-            owner = _NAME.fullmatch(name)
-            if owner and _started(int(owner[1])) != int(owner[2]):
+            if name.startswith(_PREFIX):
                 with suppress(OSError):
                     os.rmdir(f"{place}/{name}")
-
-
-def _started(pid: int) -> int:
-    """When a process started, in ticks since boot; -1 where there is none."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[19])
-    except OSError:
-        return -1
 
 
 def _write(folder: str, name: str, text: str) -> None:

@@ -20,15 +20,18 @@ from typing import Any
 
 from ..base import Sandbox, Session
 from ..types import Limits, SandboxError, Stats
-from . import cgroup, wire
+from . import cgroup, kernel, wire
 from .config import PRELOAD, Config
 from .counters import Counters
 from .gate import Gate
+from .keeper import GONE_S
 from .process import START_S, Process
+from .profiles import PROFILES
 from .scratch import remove_tree
 from .session import LocalSession
 from .waiting import adrive, drive
 
+END_S = 10.0  # for a server to end; it takes some 20 ms
 # Only names of this folder are importable in the server, as a package with another name.
 _BOOT = """
 import sys, types
@@ -100,11 +103,29 @@ def _end(
     popen: subprocess.Popen[bytes], control: socket.socket, owner: int, scratch: str, group: str
 ) -> None:
     control.close()
-    if owner == os.getpid():
-        popen.kill()
-        popen.wait()
-        remove_tree(scratch, wait_s=2.0)
-        cgroup.remove(group, wait_s=2.0)
+    if owner != os.getpid():
+        return
+    if popen.poll() is None:
+        popen.terminate()  # to the keeper: it ends everything and cleans up
+        _await(popen)
+    popen.kill()
+    popen.wait()
+    # Nothing is left where the keeper could do so.
+    remove_tree(scratch, wait_s=GONE_S)
+    cgroup.remove(group, wait_s=GONE_S)
+
+
+def _await(popen: subprocess.Popen[bytes]) -> None:
+    """Until a process has ended, or it should have."""
+    handle = kernel.pidfd_open(popen.pid)
+    if handle < 0:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            popen.wait(END_S)
+        return
+    ended = select.poll()
+    ended.register(handle, select.POLLIN)
+    ended.poll(END_S * 1000)
+    os.close(handle)
 
 
 class LocalSandbox(Sandbox):
@@ -123,6 +144,10 @@ class LocalSandbox(Sandbox):
         total_memory_bytes: for all sessions of a server together, where there is the layer
             `cgroup`; a session that is killed for it ends with `Status.MEMORY`. By default three
             quarters of what this process may have.
+        profile: `compute`, or `process`, where programs may make processes and run the Python
+            interpreter (`sys.executable`); such sessions cannot be forked, and what processes
+            they leave behind stands still between calls.
+        extra_calls: names of system calls that programs may make beyond those of the profile.
     """
 
     def __init__(
@@ -134,6 +159,8 @@ class LocalSandbox(Sandbox):
         max_running: int | None = None,
         ready: int | None = None,
         total_memory_bytes: int | None = None,
+        profile: str = "compute",
+        extra_calls: tuple[str, ...] = (),
     ) -> None:
         self.config = Config(
             preload=tuple(preload),
@@ -142,6 +169,8 @@ class LocalSandbox(Sandbox):
             max_running=max_running,
             ready=ready,
             total_memory_bytes=total_memory_bytes,
+            profile=profile,
+            extra_calls=tuple(extra_calls),
         )
         self.gate = Gate(max_running or 2 * len(os.sched_getaffinity(0)))
         self.counters = Counters()
@@ -219,7 +248,8 @@ class LocalSandbox(Sandbox):
 
     def new_process(self, limits: Limits) -> Process:
         """The host's end of a process that the server has yet to make."""
-        return Process(next(self._sids), limits, self._running().control)
+        processes = PROFILES[self.config.profile].processes
+        return Process(next(self._sids), limits, self._running().control, processes=processes)
 
     def explain(self, error: SandboxError) -> SandboxError:
         """`error`, with the server's own account where it failed to start."""

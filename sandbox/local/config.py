@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..types import Limits
+from .profiles import profile
 
 PRELOAD = (
     *("math", "cmath", "fractions", "decimal", "itertools", "functools", "collections", "re"),
@@ -23,7 +24,8 @@ class Config:
     """The arguments of `LocalSandbox`, by the same names; see there.
 
     Raises:
-        ValueError: a layer that is none, or a number that is too small.
+        ValueError: a layer, profile or system call that is none or not for sessions, or a number
+            that is too small.
     """
 
     preload: tuple[str, ...] = PRELOAD
@@ -32,6 +34,8 @@ class Config:
     max_running: int | None = None
     ready: int | None = None
     total_memory_bytes: int | None = None
+    profile: str = "compute"
+    extra_calls: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for layer in self.require:
@@ -42,6 +46,8 @@ class Config:
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least} (or None), got {value}")
 
+        profile(self.profile, self.extra_calls)
+
     def for_server(self) -> dict[str, Any]:
         """What the server has to know."""
         spares = min(2 * len(os.sched_getaffinity(0)), MAX_READY)
@@ -51,4 +57,6 @@ class Config:
             "site": sys.path,
             "ready": spares if self.ready is None else self.ready,
             "total_memory_bytes": self.total_memory_bytes,
+            "profile": self.profile,
+            "extra_calls": self.extra_calls,
         }

@@ -1,8 +1,8 @@
 """The walls: namespaces, a private read-only root, resource limits, the system-call filter.
 
-`Walls.raise_launcher` and `raise_server` run once, in the launcher and in the server it
-forks. `confine` runs in every session before its first cell. Each layer that this machine
-refuses is named in `missing`; nothing is dropped silently.
+`Walls.raise_launcher` and `raise_server` run once, in the launcher and in the zygote it forks;
+`lockin` has what every session adds. Each layer that this machine refuses is named in
+`missing`; nothing is dropped silently.
 """
 
 # Paths here are plain strings: most go straight into system calls.
@@ -11,17 +11,15 @@ refuses is named in `missing`; nothing is dropped silently.
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
-from . import kernel, landlock, privateroot, seccomp
+from . import kernel, landlock, privateroot, seccomp, tasks
 from .layout import Layout
+from .profiles import Profile
 from .scratch import remove_tree
 
 _FLAGS = (
@@ -29,7 +27,6 @@ _FLAGS = (
     | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
 )  # fmt: skip
 _INSIDE = 1000  # the one uid and gid that exist inside
-_WORK = "/tmp"
 
 
 @dataclass
@@ -37,10 +34,11 @@ class Walls:
     """What stands around the server and its sessions."""
 
     layout: Layout
+    profile: Profile
     missing: dict[str, str] = field(default_factory=dict)
     base: str = ""  # where the private root was built, while still in the host's view
+    supervised: bool = False  # suspended calls are decided by the server
     scratch: str = ""  # the working folders' parent where there is no private root
-    baseline: int = 0  # virtual size of the preloaded interpreter, bytes
 
     def raise_launcher(self) -> None:
         """Unshare every namespace; as root, give up root first."""
@@ -78,6 +76,10 @@ class Walls:
                 self.missing["fs"] = str(error)
         if "fs" not in self.missing and not privateroot.mount_proc():
             self.missing["fork"] = "no proc file system for the new process namespace"
+        if not landlock.version():
+            self.missing["landlock"] = "the kernel has no Landlock"
+        elif "fs" not in self.missing and landlock.version() < landlock.RENAMES:
+            self.missing["landlock"] = "the kernel's Landlock forbids to move files"
         if "fs" in self.missing:
             self._make_do(scratch)
         if seccomp.machine() is None:
@@ -86,6 +88,27 @@ class Walls:
             self.missing |= dict.fromkeys(("seccomp", "fork"), "the kernel has no filters")
         elif not seccomp.supervises():
             self.missing.setdefault("fork", "the kernel's filters cannot ask a supervisor")
+        self.supervised = "fork" not in self.missing
+        self._check_profile()
+
+    def _check_profile(self) -> None:
+        """Processes are let loose only where a session's are its own and all end with it.
+
+        Raises:
+            RuntimeError: this machine does not give that.
+        """
+        if not self.profile.processes:
+            return
+        for layer in ("user", "pid", "fs", "seccomp", "fork"):
+            if layer in self.missing:
+                why = f"the layer {layer}, missing here: {self.missing[layer]}"
+                break
+        else:
+            if tasks.are_counted() and tasks.are_listed():
+                self.missing["fork"] = f"profile {self.profile.name!r}: programs make processes"
+                return
+            why = "a count of tasks for each session, which this kernel does not keep"
+        raise RuntimeError(f"profile {self.profile.name!r} needs {why}")
 
     def _make_do(self, scratch: str) -> None:
         """Without a private root: an unprivileged user, Landlock, folders on the host's disk."""
@@ -95,8 +118,6 @@ class Walls:
                 _drop_root()
             else:
                 self.missing["uid"] = "only root can read the interpreter"
-        if not landlock.version():
-            self.missing["landlock"] = "the kernel has no Landlock"
         os.mkdir(scratch, 0o700)
         self.scratch = scratch
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
@@ -115,33 +136,6 @@ class Walls:
                     os._exit(0)
             elif self.scratch:
                 os.rmdir(folder)
-
-    def confine(self, limits: dict[str, Any], uplink: socket.socket) -> None:
-        """Lock in the calling process for good; its listener, if any, goes up the `uplink`."""
-        if self.scratch:
-            folder = f"{self.scratch}/{os.getpid()}"
-            os.mkdir(folder, 0o700)
-            os.chdir(folder)
-        else:
-            kernel.unshare(kernel.CLONE_NEWNS)
-            privateroot.fresh_work_folder(_WORK, limits["tmp_bytes"], limits["tmp_inodes"])
-            os.chdir(_WORK)
-        set_limits(limits, self.baseline)
-        copying = "fork" not in self.missing
-        # Copying a session takes one mount namespace more: permitted, never effective in cells.
-        kernel.set_capabilities(effective=0, permitted=copying << kernel.CAP_SYS_ADMIN)
-        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-        if self.scratch and "landlock" not in self.missing:
-            tempfile.tempdir = f"{self.scratch}/{os.getpid()}"
-            landlock.restrict(self.layout.binds.values(), tempfile.tempdir)
-        machine = seccomp.machine()
-        if machine is not None and "seccomp" not in self.missing:
-            if copying:
-                listener = seccomp.install(machine, seccomp.notifier(machine), listen=True)
-                socket.send_fds(uplink, [b"%d" % os.getpid()], [listener])
-                os.close(listener)
-            uplink.close()
-            seccomp.install(machine, seccomp.allow_list(machine, supervised=copying))
 
 
 def _anyone_may_look(path: str) -> bool:
@@ -168,21 +162,3 @@ def _drop_root() -> None:
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # else the own uid map belongs to root
-
-
-def set_limits(limits: dict[str, Any], baseline: int) -> None:
-    """Hard resource limits; memory comes on top of the preloaded interpreter's `baseline`."""
-    hard = {
-        resource.RLIMIT_AS: baseline + limits["memory_bytes"],
-        resource.RLIMIT_FSIZE: limits["file_bytes"],
-        resource.RLIMIT_NOFILE: limits["descriptors"],
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_MEMLOCK: 0,
-        resource.RLIMIT_MSGQUEUE: 0,
-    }
-    for kind, value in hard.items():
-        try:
-            resource.setrlimit(kind, (value, value))
-        except ValueError:  # gVisor takes no limit for message queues, of which it has none
-            if kind != resource.RLIMIT_MSGQUEUE:
-                raise

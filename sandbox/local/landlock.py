@@ -1,7 +1,9 @@
-"""Landlock, for where no private root can be had: a process gives up files for good.
+"""Landlock: a process gives up rights for good.
 
-Three system calls (Linux 5.13 and later), here for two kinds of rule: read-only trees, and one
-tree to work in. Later kernels add TCP, signals and abstract sockets, all given up where known.
+Three system calls (Linux 5.13 and later). Where no private root can be had, `restrict` leaves
+read-only trees and one tree to work in. In a private root `narrow` and `enter` take away, a
+second time, what the filter refuses and mounts do not: to run programs, to make devices, pipes,
+sockets and links. TCP, signals and abstract sockets are given up in both, where they are known.
 """
 
 # Paths here are plain strings: most go straight into system calls.
@@ -16,7 +18,11 @@ from collections.abc import Iterable
 from .kernel import check, syscall
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446
-_WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 1, 1 << 2, 1 << 3
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+# To make devices, sockets, named pipes and symbolic links; to use a device beyond reading it.
+_ODD_FILES = 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 15
+_REFER = 1 << 13  # to move files between folders; forbidden where a version does not know it
+RENAMES = 2  # the version that does
 # Rights handled by each version of the interface: files, TCP ports, scopes.
 _FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 
@@ -40,11 +46,7 @@ def restrict(readable: Iterable[str], writable: str) -> None:
 
     Needs `no_new_privs`. Raises OSError where the kernel refuses.
     """
-    known = version()
-    files = max(rights for since, rights in _FILE_RIGHTS.items() if since <= known)
-    ruleset = _Ruleset(files, 3 if known >= 4 else 0, 3 if known >= 6 else 0)
-    size = 8 if known < 4 else 16 if known < 6 else 24
-    handle = check(syscall(_CREATE, ctypes.byref(ruleset), ctypes.c_size_t(size), 0), "landlock")
+    handle, files = _ruleset(-1)
     for path in readable:
         allowed = _READ_FILE
         if os.path.isdir(path):
@@ -52,9 +54,33 @@ def restrict(readable: Iterable[str], writable: str) -> None:
         elif path.startswith("/dev/"):
             allowed |= _WRITE_FILE
         _add(handle, path, allowed & files)
-    _add(handle, writable, files & ~1)  # all but to execute
-    check(syscall(_RESTRICT, handle, 0), "landlock_restrict_self")
-    os.close(handle)
+    _add(handle, writable, files & ~_EXECUTE)
+    enter(handle)
+
+
+def narrow(*, execute: bool) -> int:
+    """A ruleset for a private root, for `enter`: whoever may `execute` keeps that right.
+
+    Raises OSError where the kernel refuses.
+    """
+    handle, files = _ruleset(_ODD_FILES | _REFER | (0 if execute else _EXECUTE))
+    _add(handle, "/", files & _REFER)
+    return handle
+
+
+def enter(ruleset: int) -> None:
+    """Keep this process to a ruleset, and close it. Needs `no_new_privs`. Raises OSError."""
+    check(syscall(_RESTRICT, ruleset, 0), "landlock_restrict_self")
+    os.close(ruleset)
+
+
+def _ruleset(wanted: int) -> tuple[int, int]:
+    """A ruleset about these rights to files, as far as known, and about all that is no file."""
+    known = version()
+    files = wanted & max(rights for since, rights in _FILE_RIGHTS.items() if since <= known)
+    ruleset = _Ruleset(files, 3 if known >= 4 else 0, 3 if known >= 6 else 0)
+    size = ctypes.c_size_t(8 if known < 4 else 16 if known < 6 else 24)
+    return check(syscall(_CREATE, ctypes.byref(ruleset), size, 0), "landlock"), files
 
 
 def _add(ruleset: int, path: str, allowed: int) -> None:

@@ -4,7 +4,7 @@ neither answers shipped inside some package nor the caller's own code are readab
 """
 
 # Paths here are plain strings: most go straight into system calls.
-# ruff: noqa: PTH110, PTH112, PTH119, PTH207
+# ruff: noqa: PTH110, PTH112, PTH119, PTH120, PTH207
 
 from __future__ import annotations
 
@@ -32,10 +32,14 @@ class Layout:
     masks: list[str] = field(default_factory=list)
     links: dict[str, str] = field(default_factory=dict)
     path: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)  # empty ones
 
 
-def plan(preload: list[str], site: list[str]) -> Layout:
-    """The layout for this interpreter. `site` is the caller's `sys.path`."""
+def plan(preload: list[str], site: list[str], *, interpreter: bool = False) -> Layout:
+    """The layout for this interpreter. `site` is the caller's `sys.path`.
+
+    With `interpreter` it is there to be run, too.
+    """
     layout = Layout()
     stdlib = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
     layout.path = [entry for entry in sys.path if entry]
@@ -54,7 +58,26 @@ def plan(preload: list[str], site: list[str]) -> Layout:
             for source in _package_files(name.partition(".")[0], site):
                 layout.binds[f"{SITE}/{os.path.basename(source)}"] = source
     layout.path.append(SITE)
+    if interpreter:
+        _add_interpreter(layout)
     return layout
+
+
+def interpreter() -> str:
+    """The program that runs this code, behind virtual environments and links."""
+    own: str = getattr(sys, "_base_executable", sys.executable)
+    return os.path.realpath(own)
+
+
+def _add_interpreter(layout: Layout) -> None:
+    """The program itself under its usual names, and a place for the memory that forks share."""
+    program = interpreter()
+    layout.binds[program] = program
+    for name in ("python", "python3"):
+        link = f"{os.path.dirname(program)}/{name}"
+        if link != program:
+            layout.links[link] = program
+    layout.folders.append("/dev/shm")
 
 
 def _add_c_libraries(layout: Layout) -> None:

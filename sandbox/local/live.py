@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from . import kernel
 from .copies import Family
 
 CORES = os.cpu_count() or 1
@@ -31,18 +31,19 @@ class Live:
 class Clocks:
     """The CPU clocks of all sessions, read when one of them may have run out and not before."""
 
-    def __init__(self, sessions: dict[int, Live]) -> None:
+    def __init__(self, sessions: dict[int, Live], read: Callable[[int], float]) -> None:
         self._sessions = sessions
+        self._read = read  # CPU seconds that a session has used, by its process; OSError: gone
         self._due = float("inf")
 
     def watch(self, live: Live) -> None:
         """Read the clocks before this session's can run out."""
-        self._due = min(self._due, time.monotonic() + max(LEAST_S, _left(live)))
+        self._due = min(self._due, time.monotonic() + max(LEAST_S, self._left(live)))
 
     def renew(self, live: Live, seconds: float) -> None:
         """From now on `seconds` of CPU, on top of what our own clock says was used."""
         with suppress(OSError):
-            live.cpu_limit = kernel.cpu_seconds(live.pid) + seconds
+            live.cpu_limit = self._read(live.pid) + seconds
         self.watch(live)
 
     def run_out(self) -> list[Live]:
@@ -50,7 +51,7 @@ class Clocks:
         now = time.monotonic()
         if now < self._due:
             return []
-        left = [(_left(live), live) for live in self._sessions.values()]
+        left = [(self._left(live), live) for live in self._sessions.values()]
         soonest = min((seconds for seconds, _ in left if seconds > 0), default=float("inf"))
         self._due = now + max(LEAST_S, soonest)
         return [live for seconds, live in left if seconds <= 0]
@@ -59,13 +60,12 @@ class Clocks:
         """Seconds in which no other clock can run out."""
         return max(0.0, self._due - time.monotonic())
 
-
-def _left(live: Live) -> float:
-    """Seconds of time in which a session cannot use up its CPU seconds; 0 when it has."""
-    if live.reason:
-        return float("inf")
-    try:
-        left = live.cpu_limit - kernel.cpu_seconds(live.pid)
-    except OSError:  # dead
-        return float("inf")
-    return max(0.0, left) / min(live.tasks, CORES)
+    def _left(self, live: Live) -> float:
+        """Seconds of time in which a session cannot use up its CPU seconds; 0 when it has."""
+        if live.reason:
+            return float("inf")
+        try:
+            left = live.cpu_limit - self._read(live.pid)
+        except OSError:  # dead
+            return float("inf")
+        return max(0.0, left) / min(live.tasks, CORES)

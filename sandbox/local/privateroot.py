@@ -36,8 +36,8 @@ def build(layout: Layout) -> str:
     for inside, target in layout.links.items():
         if not os.path.lexists(base + inside):
             os.symlink(target, base + inside)
-    for name in ("tmp", "proc", "site", "old"):
-        os.makedirs(f"{base}/{name}", exist_ok=True)
+    for name in ("/tmp", "/proc", "/site", "/old", *layout.folders):
+        os.makedirs(base + name, exist_ok=True)
     return base
 
 

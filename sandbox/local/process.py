@@ -48,9 +48,12 @@ class Reply:
 class Process:
     """One live interpreter. Made by `launch`; used by one call at a time."""
 
-    def __init__(self, sid: int, limits: Limits, control: socket.socket) -> None:
+    def __init__(
+        self, sid: int, limits: Limits, control: socket.socket, *, processes: bool = False
+    ) -> None:
         self.sid = sid
         self.limits = limits
+        self._processes = processes  # the session's programs may make some
         self.owner = os.getpid()
         self.cpu_used = 0.0
         self.cpu_limit = 0.0
@@ -97,6 +100,8 @@ class Process:
 
     def announce(self, op: dict[str, Any]) -> Conversation[None]:
         """Tell the server of this session, and hand over its ends of the sockets."""
+        if self._processes and op["op"] == "fork":
+            raise SandboxError("a session cannot be forked whose programs may make processes")
         self.cpu_limit = self.limits.cpu_s + self._slack()
         limits = asdict(self.limits) | {"cpu_s": self.cpu_limit}
         message = {**op, "sid": self.sid, "limits": limits}
@@ -142,6 +147,9 @@ class Process:
         reply, queue = Reply(until=start + wall_s), deque(packets)
         descriptors = [end.fileno() for end in self._ends]
         self._transmit(queue)
+        if self._processes:
+            seconds = self.limits.cpu_s + self._slack()
+            yield from self.command({"op": "wake", "sid": self.sid, "seconds": seconds})
         self.go_on()
         while True:
             self._transmit(queue)
@@ -158,6 +166,8 @@ class Process:
                 self._kill(reply, "output")
             yield Wait(descriptors, reply.until, descriptors[:1] if queue else ())
         self.stop()
+        if self._processes and not self.gone:
+            yield from self.command({"op": "rest", "sid": self.sid})
         self._drain(reply)
         reply.seconds = time.monotonic() - start
         self._tell_loss("the fork server died during a call")

@@ -1,7 +1,7 @@
 """Sessions made before anybody asks: forked, locked in, and waiting in a system call.
 
-The last thing a spare does by itself is a call that its filter suspends (`setsid`, as a copy
-does it). The server leaves it unanswered until a session with the same limits is opened, puts
+The last thing a spare does by itself is a call that its filter suspends (`unshare`, of nothing).
+The server leaves it unanswered until a session with the same limits is opened, puts
 that session's sockets in place, and answers. Until then a spare has no socket, runs nothing
 and holds nothing that belongs to anybody. It differs from a process forked on demand only in
 when it was forked.
@@ -94,7 +94,7 @@ class Spares:
     def reports(self, asked: Asked) -> Spare | None:
         """Take note of a suspended call; the spare whose it is, if it is one's."""
         spare = self.by_pid.get(asked.tid)
-        if spare is not None and asked.name == "setsid":
+        if spare is not None and asked.name == "unshare":
             spare.asked = asked
         elif spare is not None:
             asked.refuse()

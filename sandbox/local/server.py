@@ -18,13 +18,13 @@ import socket
 from collections import ChainMap
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
-from . import wire, workfiles
+from . import kernel, tasks, wire, workfiles
 from .cgroup import Kills, make_first_victim
 from .copies import Copies, Copy, Family
 from .isolation import Walls
+from .link import Link
 from .live import Clocks, Live
 from .notify import receive
 from .ready import Spare, Spares
@@ -32,36 +32,29 @@ from .ready import Spare, Spares
 BATCH = 4  # commands between two looks at everything else
 
 
-@dataclass
-class Links:
-    """The server's ends of its three sockets to the zygote."""
-
-    requests: socket.socket  # one at a time, answered at once
-    reports: socket.socket  # of deaths
-    uplink: socket.socket  # the listeners of new sessions' filters
-
-
 class Server:
     """One epoll loop over the control socket, hang-ups, deaths and CPU clocks."""
 
     def __init__(
-        self, control: socket.socket, walls: Walls, zygote: Links, kills: Kills, ready: int
+        self, control: socket.socket, walls: Walls, zygote: Link, kills: Kills, ready: int
     ) -> None:
         self._control = control
         self._kills = kills
         self._zygote = zygote
-        for end in (control, zygote.reports, zygote.uplink):
-            end.setblocking(False)
+        control.setblocking(False)
         self._walls = walls
         self._by_pid: dict[int, Live] = {}
         self._by_sid: dict[int, Live] = {}
         self._by_fd: dict[int, Live] = {}
-        self._clocks = Clocks(self._by_pid)
+        self._processes = walls.profile.processes
+        self._clocks = Clocks(
+            self._by_pid, tasks.cpu_seconds if self._processes else kernel.cpu_seconds
+        )
+        self._rest = tasks.Rest(self._restless)
         self._families: dict[int, Family] = {}
-        supervised = "fork" not in walls.missing
-        self._spares = Spares(ready if supervised else 0, self._fork_session)
+        self._spares = Spares(ready if walls.supervised else 0, self._fork_session)
         self._copies: Copies | None = None
-        if supervised:
+        if "fork" not in walls.missing:
             known = ChainMap[int, Any](self._by_pid, self._spares.by_pid)
             self._copies = Copies(self._adopt, self._abandon, known)
         self._half_made: dict[int, int] = {}
@@ -71,7 +64,7 @@ class Server:
             self._epoll.register(source, select.EPOLLIN)
 
     def run(self) -> None:
-        """Serve until the host hangs up."""
+        """Serve until the host hangs up; ZygoteGone when the zygote does."""
         while True:
             pause = self._check_clocks()
             lacking = self._spares.lacking()
@@ -82,8 +75,8 @@ class Server:
             self._listeners()
             for descriptor, _ in events:
                 self._attend(descriptor)
-            if not self._deaths():
-                return
+            for report in self._zygote.deaths():
+                self._bury(report)
             if lacking and not events:  # nobody waits for anything
                 self._spares.make()
 
@@ -105,11 +98,14 @@ class Server:
     def _decide(self, listener: int) -> None:
         """A suspended call: a spare reports, or a session asks for something."""
         asked = receive(listener)
-        if asked is None or self._copies is None:
+        if asked is None:
             return
         spare = self._spares.reports(asked)
         if spare is not None:
             self._hand_over(spare)
+            return
+        if self._copies is None:
+            asked.refuse()
             return
         if asked.name == "clone":  # the host's wish is queued before it
             self._commands(None)
@@ -131,6 +127,8 @@ class Server:
                 self._open(message, handles)
             elif message["op"] == "fork":
                 self._fork(message, handles)
+            elif message["op"] in ("rest", "wake"):
+                self._halt(message)
             elif message["op"] == "files":
                 self._files(message, socket.socket(fileno=handles[0]))
             elif message["op"] == "cpu" and message["sid"] in self._by_sid:
@@ -183,30 +181,35 @@ class Server:
         self._watch(live)
 
     def _fork_session(self, limits: dict[str, Any], handles: Sequence[int] = ()) -> int:
-        """Have the zygote fork; without `handles` a spare. OSError where it cannot."""
-        socket.send_fds(self._zygote.requests, [json.dumps(limits).encode()], handles)
-        answer = json.loads(self._zygote.requests.recv(wire.CHUNK) or b'{"error": "gone"}')
-        if "error" in answer:
-            raise OSError(answer["error"])
-        pid = int(answer["pid"])
-        if self._copies is not None:  # the proc file system in view is of our own namespace
+        pid = self._zygote.fork(limits, handles)
+        if self._walls.supervised:  # the proc file system in view is of our own namespace
             make_first_victim(pid)
         return pid
 
     def _listeners(self) -> None:
         """Take in the listeners of new sessions: from then on their calls are decided."""
-        while True:
-            try:
-                data, handles, _, _ = socket.recv_fds(self._zygote.uplink, 64, 1)
-            except BlockingIOError:
-                return
-            pid = int(data)
+        for pid, listener in self._zygote.listeners():
             owner = self._by_pid.get(pid) or self._spares.by_pid.get(pid)
             if owner is None:
-                os.close(handles[0])
+                os.close(listener)
                 continue
-            owner.family = self._families[handles[0]] = Family(handles[0], owner.tasks, {pid})
-            self._epoll.register(handles[0], select.EPOLLIN)
+            owner.family = self._families[listener] = Family(listener, owner.tasks, {pid})
+            self._epoll.register(listener, select.EPOLLIN)
+
+    def _halt(self, message: dict[str, Any]) -> None:
+        """A call has ended, or is about to begin: the session's processes stop, or go on."""
+        live = self._by_sid.get(message["sid"])
+        if live is None or not self._processes:
+            return
+        if message["op"] == "rest":
+            self._rest.begin(live.pid)
+        else:
+            self._clocks.renew(live, message["seconds"])
+            self._rest.end(live.pid)
+
+    def _restless(self, pid: int) -> None:
+        if pid in self._by_pid:
+            self._kill(self._by_pid[pid], "restless")
 
     def _files(self, message: dict[str, Any], reply: socket.socket) -> None:
         """The host wants to read, write or list a session's files."""
@@ -291,17 +294,6 @@ class Server:
         with suppress(ProcessLookupError):
             os.kill(live.pid, signal.SIGKILL)
 
-    def _deaths(self) -> bool:
-        """Read the zygote's reports; False when it has gone itself."""
-        while True:
-            try:
-                data = self._zygote.reports.recv(wire.CHUNK)
-            except BlockingIOError:
-                return True
-            if not data:
-                return False
-            self._bury(json.loads(data))
-
     def _bury(self, report: dict[str, Any]) -> None:
         """What a dead process leaves behind; the host is told if it was a session."""
         pid = report.pop("pid")
@@ -316,6 +308,7 @@ class Server:
         if live is None:  # a spare, or what a spoilt copy left behind
             return
         del self._by_fd[live.socket.fileno()], self._by_sid[live.sid]
+        self._rest.forget(pid)
         self._abandon(pid, "the session ended while it was being copied")
         if self._copies is not None:
             self._copies.buried(pid)
@@ -351,7 +344,7 @@ class Server:
         for live in self._clocks.run_out():
             self._kill(live, "cpu")
         copies = self._copies.check() if self._copies else float("inf")
-        pause = min(self._clocks.pause(), copies)
+        pause = min(self._clocks.pause(), copies, self._rest.check())
         return None if pause == float("inf") else pause
 
 

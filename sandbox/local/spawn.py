@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from . import child, kernel
-from .isolation import Walls
+from .lockin import LockIn
 
-UPLINK = 4  # where the listener is sent from, closed by `confine`
+UPLINK = 4  # where the listener is sent from, closed by `LockIn.confine`
 
 
 def become_session(
-    walls: Walls, limits: dict[str, Any], uplink: int, handles: Sequence[int]
+    lock_in: LockIn, limits: dict[str, Any], uplink: int, handles: Sequence[int]
 ) -> NoReturn:
     """Lock in the calling process and serve as a session.
 
@@ -26,11 +26,13 @@ def become_session(
     suspended call until the server has put them in place.
     """
     try:
-        _settle_in(uplink, handles)
-        walls.confine(limits, socket.socket(fileno=UPLINK))
+        ruleset = _settle_in(uplink, handles, lock_in.ruleset)
+        # Nobody waits for what a program cannot make; where it can, it does so itself.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if lock_in.processes else signal.SIG_IGN)
+        lock_in.confine(limits, socket.socket(fileno=UPLINK), ruleset)
         if not handles:
             child.rehearse(limits["output_bytes"])
-            os.setsid()
+            kernel.unshare(0)
         gc.enable()
     except BaseException:  # noqa: BLE001 - reported through the exit code and stderr
         os.write(2, traceback.format_exc().encode())
@@ -38,17 +40,17 @@ def become_session(
     child.serve(limits["output_bytes"])
 
 
-def _settle_in(uplink: int, handles: Sequence[int]) -> None:
-    """Signals as a program expects them, descriptors 0 to 4, and no others."""
+def _settle_in(uplink: int, handles: Sequence[int], ruleset: int) -> int:
+    """Signals as a program expects them, descriptors 0 to 4 and the ruleset, which is returned."""
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     # Only spares write there, and gVisor has none: its devices in the private root are read-only.
     null = os.open("/dev/null", os.O_RDONLY if handles else os.O_RDWR)
     own, out, err = handles or (null, null, null)
-    # Move everything out of the way of 0..4 before putting it there.
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 16) for fd in (null, out, err, own, uplink)]
-    for target, source in enumerate(high):
+    wanted = [null, out, err, own, uplink, *([ruleset] if ruleset >= 0 else [])]
+    # Move everything out of the way before putting it in its place.
+    for target, source in enumerate([fcntl.fcntl(fd, fcntl.F_DUPFD, 16) for fd in wanted]):
         os.dup2(source, target)
-    kernel.close_from(UPLINK + 1)
+    kernel.close_from(len(wanted))
+    return UPLINK + 1 if ruleset >= 0 else -1

@@ -59,6 +59,9 @@ def ending(reply: Reply, process: Process) -> Ending:
     if end.get("reason") == "memory":
         phrase = "was killed for memory: all sessions together had reached their limit"
         return Ending(Status.MEMORY, "memory", phrase)
+    if end.get("reason") == "restless":
+        phrase = "was killed because its processes would not stand still after a call"
+        return Ending(Status.CRASHED, "restless", phrase)
     if reply.killed:
         return Ending(Status.CRASHED, "protocol", "was killed because it broke the protocol")
     code = end.get("status")

@@ -17,7 +17,7 @@ from collections import deque
 from typing import Any
 
 from . import kernel, wire
-from .isolation import Walls
+from .lockin import LockIn
 from .spawn import become_session
 
 
@@ -25,9 +25,13 @@ class Zygote:
     """Serves the server's `requests`; `reports` take deaths, `uplink` the listeners."""
 
     def __init__(
-        self, walls: Walls, requests: socket.socket, reports: socket.socket, uplink: socket.socket
+        self,
+        lock_in: LockIn,
+        requests: socket.socket,
+        reports: socket.socket,
+        uplink: socket.socket,
     ) -> None:
-        self._walls = walls
+        self._lock_in = lock_in
         self._requests = requests
         self._reports = reports
         self._uplink = uplink
@@ -61,12 +65,12 @@ class Zygote:
         if not data:
             return False
         try:
-            pid = os.fork()
+            pid = self._lock_in.fork()
         except OSError as error:
             answer: dict[str, Any] = {"error": f"fork: {error}"}
         else:
             if pid == 0:
-                become_session(self._walls, json.loads(data), self._uplink.fileno(), handles)
+                become_session(self._lock_in, json.loads(data), self._uplink.fileno(), handles)
             answer = {"pid": pid}
         for handle in handles:
             os.close(handle)

@@ -70,7 +70,7 @@ def test_no_process_outlives_the_sandbox():
     sandbox = LocalSandbox(("math",), ready=0)
     sessions = [sandbox.open() for _ in range(3)]
     pids = [sandbox.server_pid, *_everyone_below(sandbox.server_pid)]
-    assert len(pids) == 3 + len(sessions)  # launcher, zygote, server
+    assert len(pids) == 3 + len(sessions)  # keeper, zygote, server
     sandbox.close()
     sandbox.close()
     assert all(_gone(pid) for pid in pids)

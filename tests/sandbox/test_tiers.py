@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from palestra.sandbox import LocalSandbox
 from palestra.sandbox.local import landlock, seccomp
 
 HOST = """
@@ -97,3 +98,69 @@ def test_files_are_closed_where_there_is_landlock(found, program):
 def test_nothing_is_left_on_the_disk(found):
     assert found["scratch"] is False
     assert len(found["left"]) <= 1
+
+
+SEAL = """
+import json, os, socket, subprocess, sys
+from palestra.sandbox.local import kernel, landlock
+listener = socket.create_server(("127.0.0.1", 0))
+ruleset = landlock.narrow(execute="may run" in sys.argv)
+kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+landlock.enter(ruleset)
+os.makedirs("a"); os.makedirs("b"); open("a/f", "w").write("text"); os.rename("a/f", "b/f")
+found = {"moved": open("b/f").read()}
+for name, do in {
+    "pipe": lambda: os.mkfifo("pipe"),
+    "link": lambda: os.symlink("b/f", "link"),
+    "device": lambda: os.mknod("device", 0o020600, 0),
+    "socket": lambda: socket.socket(socket.AF_UNIX).bind("socket"),
+    "network": lambda: socket.create_connection(listener.getsockname(), 1),
+    "run": lambda: subprocess.run([sys.executable, "-c", ""], check=True),
+}.items():
+    try:
+        do(); found[name] = ""
+    except OSError as error:
+        found[name] = type(error).__name__
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("may_run", [False, True])
+def test_landlock_takes_away_what_the_filter_refuses(tmp_path, may_run):
+    if landlock.version() < landlock.RENAMES:
+        pytest.skip("this kernel has no Landlock, or one that forbids to move files")
+    done = subprocess.run(
+        [sys.executable, "-c", SEAL, "may run" if may_run else ""],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    found = json.loads(done.stdout)
+    assert found.pop("moved") == "text"
+    assert found.pop("run") == ("" if may_run else "PermissionError")
+    if landlock.version() < 4:
+        del found["network"]
+    assert set(found.values()) == {"PermissionError"}, found
+
+
+# A process can be in sixteen domains: how many more one can enter tells how many it is in.
+COUNT = """
+import ctypes
+call = ctypes.CDLL(None, use_errno=True).syscall
+attributes = (ctypes.c_uint64 * 1)(1)
+ruleset = call(444, attributes, ctypes.c_size_t(8), 0)
+entered = 0
+while call(446, ruleset, 0) == 0: entered += 1
+entered
+"""
+
+
+@pytest.mark.parametrize("profile", ["compute", "process"])
+def test_every_session_is_in_a_landlock_domain(profile):
+    calls = ("landlock_create_ruleset", "landlock_restrict_self")
+    with LocalSandbox(("math",), profile=profile, extra_calls=calls, ready=1) as sandbox:
+        if sandbox.missing.keys() - {"cgroup", "fork"}:
+            pytest.skip(f"not given by this machine: {sandbox.missing}")
+        for _ in range(3):  # forked for it, or ready before
+            with sandbox.open() as session:
+                assert session.run(COUNT).value == "15"
