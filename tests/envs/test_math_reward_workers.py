@@ -109,7 +109,15 @@ def test_a_stopped_worker_is_replaced():
     pool.close()
 
 
-def test_an_interrupted_call_leaves_no_answer_behind(pool):
+@pytest.fixture
+def interruptible():
+    """A process that was started in the background may ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_call_leaves_no_answer_behind(pool, interruptible):
     """Ctrl-C between question and answer: the next question must get its own answer."""
     assert grade_math(*ROOT, pool=pool).correct
     with pytest.raises(KeyboardInterrupt):

@@ -87,6 +87,18 @@ def _loopback_up() -> None:
         fcntl.ioctl(any_socket, 0x8914, request)
 
 
+def _renew(folder: str) -> None:
+    """An empty folder in its place, but for the interpreter and this checkout, if they lie there."""
+    needed = {Path(sys.prefix), Path(sys.base_prefix), Path(__file__).resolve().parents[2]}
+    kept = {p: os.open(p, os.O_PATH) for p in sorted(needed) if p.is_relative_to(folder)}
+    _mount("tmpfs", folder, "tmpfs", 0, "mode=1777,size=512m")
+    for path, handle in kept.items():
+        if not path.exists():
+            path.mkdir(parents=True)
+            _mount(f"/proc/self/fd/{handle}", str(path), "", _BIND)
+        os.close(handle)
+
+
 def isolate(
     user: int, *, shown: Sequence[str] = (), fresh: Sequence[str] = (), network: bool = True
 ) -> None:
@@ -106,7 +118,7 @@ def isolate(
     _mount("proc", "/proc", "proc", 0)
     show(shown)
     for folder in fresh:
-        _mount("tmpfs", folder, "tmpfs", 0, "mode=1777,size=512m")
+        _renew(folder)
     if user != os.geteuid():
         os.setgroups([])
         os.setresgid(user, user, user)
