@@ -223,6 +223,19 @@ void attend(const Attention& a, const float* query, const T* keys, const T* valu
     }
 }
 
+// Ask for what the next token and head will read: keys and values of many rows do not stay in the
+// processor's caches from one step to the next.
+template <class T>
+void prefetch(const Attention& a, int64_t pair, const T* keys, const T* values) {
+    int64_t token = pair / a.kv_heads, row = a.rows[token] * a.kv_heads + pair % a.kv_heads;
+    int64_t start = row * a.capacity * a.dim, count = (a.places[token] + 1) * a.dim;
+    count = std::min(count, int64_t(16384 / sizeof(T)));
+    for (int64_t i = start; i < start + count; i += 64 / sizeof(T)) {
+        __builtin_prefetch(keys + i);
+        __builtin_prefetch(values + i);
+    }
+}
+
 // qkv [tokens, heads + 2 kv_heads, dim] -> out [tokens, heads, dim]; keys and values are added
 // to the cache first, so tokens of one row may come together, in any order.
 template <class T>
@@ -242,6 +255,7 @@ void attention(const Attention& a, const T* qkv, T* keys, T* values, T* out) {
             int64_t token = pair / a.kv_heads, kv = pair % a.kv_heads, last = a.places[token];
             int64_t block = (a.rows[token] * a.kv_heads + kv) * a.dim * a.capacity;
             int64_t first = a.window ? std::max<int64_t>(0, last + 1 - a.window) : 0;
+            if (pair + 1 < pairs) prefetch(a, pair + 1, keys, values);
             for (int64_t head = kv * groups; head < (kv + 1) * groups; ++head) {
                 const T* from = qkv + token * width + head * a.dim;
                 prepare(a, from, head, a.rotation + last * a.dim, query);
