@@ -88,7 +88,7 @@ def _loopback_up() -> None:
 
 
 def _renew(folder: str) -> None:
-    """An empty folder in its place, but for the interpreter and this checkout, if they lie there."""
+    """An empty folder in its place, but for the interpreter and this checkout if they lie there."""
     needed = {Path(sys.prefix), Path(sys.base_prefix), Path(__file__).resolve().parents[2]}
     kept = {p: os.open(p, os.O_PATH) for p in sorted(needed) if p.is_relative_to(folder)}
     _mount("tmpfs", folder, "tmpfs", 0, "mode=1777,size=512m")
