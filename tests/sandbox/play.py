@@ -46,7 +46,9 @@ def back_end(name: str) -> Sandbox:
         return DockerSandbox(limits=ATTACK_LIMITS, runtime=runtime)
     if name.startswith("landlock"):
         refuse_namespaces()
-    return LocalSandbox(limits=ATTACK_LIMITS)
+    return LocalSandbox(
+        limits=ATTACK_LIMITS, profile="process" if name == "local-process" else "compute"
+    )
 
 
 async def opened(sandbox: Sandbox, how: str) -> Session:

@@ -153,7 +153,7 @@ def palestra() -> Peer:
     sandboxes: list[LocalSandbox] = []  # made in the child, where the host is
 
     def run(code: str, limit_s: float) -> Ran:
-        limits = Limits(cpu_s=60, memory_bytes=MEMORY, tmp_bytes=64 << 20)
+        limits = Limits(cpu_s=60, memory_bytes=MEMORY, tasks=16, tmp_bytes=64 << 20)
         sandboxes[:] = sandboxes or [LocalSandbox(limits=limits)]
         result = sandboxes[0].run(code, wall_s=limit_s)
         output = f"{result.stdout}{result.value or ''}"

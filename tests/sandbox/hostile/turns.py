@@ -14,7 +14,7 @@ ATTACKS = [
     attack(65, "thread-that-prints-later", "import threading, time\ndef later():\n    time.sleep(0.3)\n    print('and this')\nthreading.Thread(target=later).start(); print('SAFE')", own=True, then="import time; time.sleep(0.5); print('SAFE')"),
     attack(65, "thread-that-never-ends", "import threading\ndef burn():\n    while True: pass\nfor _ in range(4): threading.Thread(target=burn).start()\nprint('SAFE')", own=True, then="print('SAFE')"),
     attack(65, "thread-that-floods-between-calls", "import os, threading\ndef flood():\n    while True: os.write(1, b'y' * 1000)\nthreading.Thread(target=flood).start(); print('SAFE')", *ANY, own=True, spoils=True),
-    attack(65, "thread-that-answers-between-calls", "import os, threading, time\ndef speak():\n    while True: time.sleep(0.01); os.write(3, b'+x')\nthreading.Thread(target=speak).start(); print('SAFE')", own=True),
+    attack(65, "thread-that-answers-between-calls", "import os, threading, time\ndef speak():\n    while True: time.sleep(0.01); os.write(3, b'+x')\nthreading.Thread(target=speak).start(); print('SAFE')", OK, CRASHED, own=True),
     attack(65, "thread-that-exits-between-calls", "import os, threading, time\nthreading.Thread(target=lambda: (time.sleep(0.05), os._exit(0))).start(); print('SAFE')", own=True),
     attack(65, "thread-that-outlives-the-program", "import threading, time\nthreading.Thread(target=time.sleep, args=(30,)).start(); print('SAFE')", OK, TIMEOUT),
     attack(43, "module-dropped-in-the-folder", "for name in ('numpy', 'json', 'os', 'sitecustomize'): open(name + '.py', 'w').write('raise SystemExit(9)')\nprint('SAFE')", then="import json, numpy, os, sympy.abc; print('SAFE' if numpy.__file__ != os.path.abspath('numpy.py') else 'WORKED')"),
