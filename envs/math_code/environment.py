@@ -17,13 +17,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..sandbox import Execution, Limits, Sandbox, Session, Status, shared_sandbox
-from .core import ToolEnv
-from .episode import Grade
-from .rewards.math import agrade_math
-from .tasks import TaskSet, load_tasks
-from .tools import ToolRunError, ToolTimeout
-from .types import Invalid, Message, Task
+from ...sandbox import Execution, Limits, Sandbox, Session, Status, shared_sandbox
+from ..core import ToolEnv
+from ..episode import Grade
+from ..rewards.math import agrade_math
+from ..tasks import TaskSet, load_tasks
+from ..tools import ToolRunError, ToolTimeout
+from ..types import Invalid, Message, Task
 
 INSTRUCTIONS = "Solve the problem. Put the final answer in \\boxed{}."
 

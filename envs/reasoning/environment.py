@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .core import ToolEnv
-from .episode import Grade
-from .rewards.extraction import extract_answer
-from .rewards.reasoning import WHOLE_SETS, ascore_reasoning
-from .tasks import LevelledTasks, MixtureTasks, TaskSet
-from .tasks.reasoning import ReasoningTasks, families, num_levels
-from .types import Invalid, Message, Task
+from ..core import ToolEnv
+from ..episode import Grade
+from ..rewards.extraction import extract_answer
+from ..rewards.reasoning import WHOLE_SETS, ascore_reasoning
+from ..tasks import LevelledTasks, MixtureTasks, TaskSet
+from ..tasks.reasoning import ReasoningTasks, families, num_levels
+from ..types import Invalid, Message, Task
 
 INSTRUCTIONS = (
     "Solve the problem. Think first if it helps, then give the answer, and only that, "

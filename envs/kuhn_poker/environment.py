@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
 
-from .seats import Move, SeatEnv
-from .tasks import TaskList
-from .types import Message, Task
+from ..seats import Move, SeatEnv
+from ..tasks import TaskList
+from ..types import Message, Task
 
 CARDS = ("J", "Q", "K")
 FIRST, SECOND = SEATS = ("first", "second")

@@ -1,0 +1,5 @@
+"""Mathematics with a Python tool: `palestra/MathCode-v0`."""
+
+from .environment import MathCode
+
+__all__ = ["MathCode"]
