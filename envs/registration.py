@@ -54,6 +54,11 @@ _BUILT_IN = (
         "palestra.envs.rubric:Rubric",
         "Short texts graded by rubrics with vetoes and tournaments (after Kimi K2)",
     ),
+    (
+        "palestra/Gymnasium-v0",
+        "palestra.envs.interop.gymnasium:GymnasiumText",
+        "Any Gymnasium environment with discrete or text actions, read as text",
+    ),
 )
 
 

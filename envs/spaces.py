@@ -7,7 +7,7 @@ vector environments require.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gymnasium import Space
@@ -28,16 +28,24 @@ _SAMPLES = (
 
 
 class TextSpace(Space[str | Message]):
-    """Assistant messages; a plain string stands for a message with that content."""
+    """Assistant messages; a plain string stands for a message with that content.
 
-    def __init__(self, seed: int | None = None) -> None:
+    Args:
+        examples: texts that the environment understands. Half of the samples are one of
+            them, so that what is played at random gets somewhere.
+    """
+
+    def __init__(self, seed: int | None = None, examples: Sequence[str] = ()) -> None:
         super().__init__(None, None, seed)
+        self.examples = tuple(examples)
 
     @property
     def is_np_flattenable(self) -> bool:
         return False
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
+        if self.examples and self.np_random.random() < 0.5:
+            return self.examples[int(self.np_random.integers(len(self.examples)))]
         count = int(self.np_random.integers(0, 5))
         return "".join(_SAMPLES[int(i)] for i in self.np_random.integers(0, len(_SAMPLES), count))
 
@@ -45,13 +53,13 @@ class TextSpace(Space[str | Message]):
         return isinstance(x, str) or (isinstance(x, Message) and x.role == "assistant")
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, TextSpace)
+        return isinstance(other, TextSpace) and self.examples == other.examples
 
     def __hash__(self) -> int:
-        return hash(TextSpace)
+        return hash((TextSpace, self.examples))
 
     def __repr__(self) -> str:
-        return "TextSpace()"
+        return f"TextSpace(examples={self.examples})" if self.examples else "TextSpace()"
 
 
 class ChatSpace(Space[list[Message]]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -94,7 +95,12 @@ def in_split(text: str, split: str, fraction: float = HOLDOUT) -> bool:
 
 
 def prompt_key(task: Task) -> str:
-    """What makes two tasks the same problem: their normalised messages but the system's."""
+    """What makes two tasks the same problem: their normalised messages but the system's.
+
+    A task without a prompt, whose environment writes the opening, is told by its metadata.
+    """
+    if not task.prompt:
+        return json.dumps(task.to_dict()["metadata"], sort_keys=True)
     messages = [m for m in task.prompt if m.role != "system"] or task.prompt
     return "\n".join(normalise_prompt(m.content) for m in messages)
 

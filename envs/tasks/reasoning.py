@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any
 
-import numpy as np
-
+from ..global_random import GlobalRandom
 from ..rewards.reasoning import HASH_SEEDED, WHOLE_SETS, encode, family_dataset
 from ..types import Message, Task
 from .arithmetic import DEFAULT_SIZE
@@ -59,7 +57,7 @@ class ReasoningTasks(TaskSet):
             options = level_options(family, level) | options
         self.options = dict(sorted(options.items()))
         self.name = f"rg:{family}({given})" if given else f"rg:{family}"
-        with _private_random_state(0):
+        with GlobalRandom(0).lent():
             family_dataset(family, self.options)
         if family in HASH_SEEDED and os.environ.get("PYTHONHASHSEED", "random") == "random":
             warnings.warn(
@@ -96,7 +94,7 @@ class ReasoningTasks(TaskSet):
         return int.from_bytes(blake2b(text.encode(), digest_size=4).digest(), "little")
 
     def _entry(self, key: int) -> dict[str, Any]:
-        with _private_random_state(key):
+        with GlobalRandom(key).lent():
             if self.family in WHOLE_SETS:  # one of size 1 is a function of its seed alone
                 entry = family_dataset(self.family, self.options, seed=key)[0]
             else:
@@ -146,7 +144,7 @@ def level_options(family: str, level: int) -> dict[str, Any]:
     for near in sorted(range(top + 1), key=lambda other: (other > level, abs(other - level))):
         curriculum.set_global_level(near)
         for options in _configurations(curriculum):
-            with _private_random_state(0), suppress(ValueError):
+            with GlobalRandom(0).lent(), suppress(ValueError):
                 family_dataset(family, options)
                 return options
     raise ValueError(f"'rg:{family}' refuses every level of its own curriculum")
@@ -180,16 +178,3 @@ def _curriculum(family: str) -> Any:
         family_dataset(family, {})  # raises with the nearest names
     made = known[family]
     return made() if made is not None else None
-
-
-@contextmanager
-def _private_random_state(seed: int) -> Iterator[None]:
-    """A few families use the global generators: fix them, then put them back."""
-    python, numpy = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
