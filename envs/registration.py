@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import gymnasium
-from gymnasium.envs.registration import EnvSpec, parse_env_id
+from gymnasium.envs.registration import EnvSpec, load_env_creator, parse_env_id
 
 ENTRY_POINT_GROUP = "palestra.envs"
 _TAG = "palestra"
@@ -146,6 +146,21 @@ def spec(id: str) -> EnvSpec:
     if name not in gymnasium.registry:
         raise EnvNotFoundError(_not_found(name))
     return gymnasium.registry[name]
+
+
+def creator(spec: EnvSpec) -> Any:
+    """The class or function behind a spec."""
+    point = spec.entry_point
+    return load_env_creator(point) if isinstance(point, str) else point
+
+
+def parameters(spec: EnvSpec) -> dict[str, Any]:
+    """The keyword arguments an environment takes, with their defaults (`...` for none)."""
+    return {
+        name: spec.kwargs.get(name, ... if p.default is p.empty else p.default)
+        for name, p in inspect.signature(creator(spec)).parameters.items()
+        if p.kind is not p.VAR_KEYWORD and name != "render_mode"
+    }
 
 
 def list_environments() -> list[EnvSpec]:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from palestra import make
-from palestra.cli.config import load_toml
 from palestra.cli.dispatch import COMMANDS
+from palestra.envs.configfile import load_toml
 from palestra.envs.registration import list_environments
+from palestra.envs.suites import load_suite
 from palestra.trainers.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,6 +69,9 @@ def test_commands_in_the_page_exist(page: Path) -> None:
 def test_recipes_in_the_page_load(page: Path, tmp_path: Path) -> None:
     for code in blocks(page, "toml"):
         (tmp_path / "recipe.toml").write_text(code)
+        if "[environments." in code:
+            load_suite(tmp_path / "recipe.toml")
+            continue
         env = load_toml(TrainConfig, tmp_path / "recipe.toml").env
         if not str(env.options.get("tasks")).endswith(".jsonl"):  # a file of the reader's
             for options in (env.options, env.options | env.heldout):

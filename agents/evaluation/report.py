@@ -11,6 +11,7 @@ from rich.text import Text
 
 from .result import EvalResult, compare
 from .statistics import Estimate
+from .suite import SuiteResult
 
 LABELS = {
     "score": "score (mean reward)",
@@ -41,17 +42,60 @@ def results_table(results: Sequence[EvalResult]) -> Table:
 
 def difference_table(first: EvalResult, second: EvalResult) -> Table:
     """How much `second` is better than `first` on the tasks that both have, paired."""
-    title = Text(f"{second.name} minus {first.name}, paired by task")
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("", "difference", f"{100 * first.level:g} % interval", "p", "tasks", "left out"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    table = _differences(f"{second.name} minus {first.name}", first.level)
     for metric in ("score", "accuracy"):
-        if metric not in first.estimates or metric not in second.estimates:
-            continue
-        d = compare(first, second, metric)
-        interval = "-" if math.isnan(d.low) else f"{d.low:+.3f}, {d.high:+.3f}"
-        numbers = (f"{d.value:+.3f}", interval, f"{d.p_value:.2g}", str(d.count), str(d.left_out))
-        table.add_row(metric, *numbers)
+        if metric in first.estimates and metric in second.estimates:
+            table.add_row(*_difference(metric, first, second, metric))
+    return table
+
+
+def _differences(what: str, level: float) -> Table:
+    title = Text(f"{what}, paired by task")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("", "difference", f"{100 * level:g} % interval", "p", "tasks", "left out"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    return table
+
+
+def _difference(label: str, first: EvalResult, second: EvalResult, metric: str) -> tuple[str, ...]:
+    d = compare(first, second, metric)
+    interval = "-" if math.isnan(d.low) else f"{d.low:+.3f}, {d.high:+.3f}"
+    return label, f"{d.value:+.3f}", interval, f"{d.p_value:.2g}", str(d.count), str(d.left_out)
+
+
+def suite_table(result: SuiteResult) -> Table:
+    """A suite: a row for each environment, and the mean of their scores."""
+    title = Text(f"{result.name} on the suite {result.suite}")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column(f"{100 * result.level:g} % intervals by task", no_wrap=True)
+    for column in ("score", "truncated", "invalid", "tasks"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, one in result.results.items():
+        table.add_row(Text(name), *suite_cells(one), _size(one))
+    table.add_section()
+    table.add_row("mean of the scores", format_estimate("score", result.aggregate))
+    return table
+
+
+def suite_cells(result: EvalResult) -> tuple[str, str, str]:
+    """The score with its interval, and the truncated and the invalid share without theirs."""
+    shares = (Estimate(result.estimates[name].value) for name in ("truncated", "invalid"))
+    truncated, invalid = map(format_estimate, ("truncated", "invalid"), shares)
+    return format_estimate("score", result.score), truncated, invalid
+
+
+def suite_difference_table(first: SuiteResult, second: SuiteResult) -> Table:
+    """How much better `second` scores, environment by environment, paired by task.
+
+    Raises:
+        ValueError: the two have no environment with tasks in common.
+    """
+    shared = [name for name in first.results if name in second.results]
+    if not shared:
+        raise ValueError(f"{first.suite} and {second.suite} share no environment")
+    table = _differences(f"score of {second.name} minus {first.name}", first.level)
+    for name in shared:
+        table.add_row(*_difference(name, first.results[name], second.results[name], "score"))
     return table
 
 

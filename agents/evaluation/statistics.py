@@ -110,6 +110,28 @@ def wilson(successes: int, count: int, level: float = 0.95) -> Estimate:
     return Estimate(share, low, high, count)
 
 
+def mean_of_means(estimates: Sequence[Estimate]) -> Estimate:
+    """The unweighted mean of independent means, each of which comes with its interval.
+
+    The distances to the interval's ends add up like standard errors, each side on its own:
+    with m the mean of K means m_i in [l_i, u_i], the interval runs from
+    m - sqrt(sum (m_i - l_i)^2) / K to m + sqrt(sum (u_i - m_i)^2) / K. This is MOVER (Zou and
+    Donner, Statistics in Medicine 27, 2008, and Zou, Huang and Zhang, CSDA 53, 2009, for
+    proportions), which lets a mean of zeros keep the width that Wilson gives it. The means
+    stand for themselves only: nothing is said about others that might have been chosen.
+
+    `count` is the number of means. The value is NaN if one of the means is, the interval if
+    one of the intervals is.
+    """
+    if not estimates:
+        return Estimate(math.nan)
+    k = len(estimates)
+    value = sum(e.value for e in estimates) / k
+    below = math.sqrt(sum((e.value - e.low) ** 2 for e in estimates)) / k
+    above = math.sqrt(sum((e.high - e.value) ** 2 for e in estimates)) / k
+    return Estimate(value, value - below, value + above, k)
+
+
 def pass_at_k(samples: int, correct: int, k: int) -> float:
     """Unbiased chance that at least one of k samples is correct: 1 - C(n-c, k) / C(n, k).
 

@@ -11,6 +11,7 @@ Facts = list[tuple[str, str]]
 # What a reader asks first, under the names configurations give it.
 _WANTED = {
     "model": ("model", "engine_options.model", "agent"),
+    "suite": ("suite",),
     "environment": ("env.id", "env", "environment"),
     "algorithm": ("algorithm",),
     "group size": ("group_size",),

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.report import LABELS, format_estimate
+from ..evaluation.report import LABELS, format_estimate, suite_cells
 from ..evaluation.result import EvalResult, compare
 from ..evaluation.statistics import Estimate
+from ..evaluation.suite import SuiteResult
 
 Row = dict[str, Any]
 MAX_TASKS = 500
@@ -19,6 +20,18 @@ MAX_TASKS = 500
 def result_rows(result: EvalResult) -> list[Row]:
     """Each measure with its interval, and as a bar where it is a share."""
     return [_row(name, estimate) for name, estimate in result.estimates.items()]
+
+
+def suite_rows(result: SuiteResult) -> list[Row]:
+    """Each environment of a suite, then the mean of their scores."""
+    rows = []
+    for name, one in result.results.items():
+        score, truncated, invalid = suite_cells(one)
+        rows.append({"name": name, "id": one.env_id, "truncated": truncated, "invalid": invalid})
+        rows[-1] |= _value(score) | {"tasks": len(one.rows), "samples": one.num_samples}
+    mean = format_estimate("score", result.aggregate)
+    blank = dict.fromkeys(("id", "truncated", "invalid", "tasks", "samples"), "")
+    return [*rows, {"name": "mean of the scores", **blank, **_value(mean)}]
 
 
 def before_after(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> Row | None:
@@ -54,12 +67,12 @@ def before_after(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> Row | No
     return {"first": first, "last": last, "rows": rows, "differences": differences}
 
 
-def task_rows(result: EvalResult) -> list[Row]:
+def task_rows(result: EvalResult, prefix: str = "") -> list[Row]:
     """Tasks, the lowest mean reward first."""
     rows = sorted(result.rows, key=lambda r: (math.isnan(r.mean_reward), r.mean_reward))
     return [
         {
-            "task": row.task_id,
+            "task": f"{prefix}{row.task_id}",
             "reward": "-" if math.isnan(row.mean_reward) else f"{row.mean_reward:.3f}",
             "correct": f"{sum(row.judged)}/{len(row.judged)}" if row.judged else "-",
             "calls": sum(s.calls for s in row.samples),
@@ -111,11 +124,15 @@ def _logged(record: Mapping[str, Any]) -> dict[str, Estimate]:
 
 def _row(name: str, estimate: Estimate) -> Row:
     text = format_estimate(name, estimate)
-    value, _, interval = text.partition(" [")
-    row: Row = {"label": LABELS.get(name, name), "value": value, "bar": None}
-    row["interval"] = f"[{interval}" if interval else ""
+    row: Row = {"label": LABELS.get(name, name), "bar": None, **_value(text)}
     if "%" in text:
         low = estimate.value if math.isnan(estimate.low) else estimate.low
         high = estimate.value if math.isnan(estimate.high) else estimate.high
         row["bar"] = [round(100 * x, 2) for x in (low, high, estimate.value)]
     return row
+
+
+def _value(text: str) -> Row:
+    """What `format_estimate` writes, in two."""
+    value, _, interval = text.partition(" [")
+    return {"value": value, "interval": f"[{interval}" if interval else ""}

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...envs.types import Group, Message, Task, Trajectory
 from ..evaluation.runner import read_samples
+from ..evaluation.suite import suite_folders
 from ..runlog import trajectory_files
 
 Decode = Callable[[Sequence[int]], str]
@@ -47,10 +48,12 @@ class Transcripts:
 
 
 def gather_transcripts(folder: Path, limit: int, decode: Decode | None) -> Transcripts:
-    """At most about `limit` responses, in whole groups, from either kind of run."""
+    """At most about `limit` responses, in whole groups, from any kind of run."""
     files = trajectory_files(folder)
     if files:
         return _from_training(files, limit, decode)
+    if parts := suite_folders(folder):
+        return _from_suite(parts, limit, decode)
     return _from_evaluation(folder, limit, decode)
 
 
@@ -96,6 +99,20 @@ def _from_evaluation(folder: Path, limit: int, decode: Decode | None) -> Transcr
     if len(found.groups) < len(numbers):
         tasks = f"{len(found.groups)} of the {len(numbers)} tasks"
         found.left_out = f"Only the transcripts of {tasks} are in this file."
+    return found
+
+
+def _from_suite(parts: dict[str, Path], limit: int, decode: Decode | None) -> Transcripts:
+    """As many of each environment, its name before those of its tasks."""
+    found, left_out = Transcripts(), []
+    for name, folder in parts.items():
+        own = _from_evaluation(folder, max(1, limit // len(parts)), decode)
+        shown = [group for group in own.groups if not found.full]
+        for group in shown:
+            found.add(group | {"task": f"{name}: {group['task']}"})
+        if own.left_out:
+            left_out.append(f"{name}: {own.left_out}")
+    found.left_out = " ".join(left_out)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..evaluation.result import EvalResult
+from ..evaluation.suite import SuiteResult
 from ..runlog import plain, read_json, read_metrics
 from .charts import draw_charts
 from .facts import environment_facts, flatten, run_facts
-from .tables import before_after, result_rows, task_rows
+from .tables import before_after, result_rows, suite_rows, task_rows
 from .text import visible
 from .transcripts import Decode, gather_transcripts
 
@@ -60,27 +62,37 @@ def _view(folder: Path, decode: Decode | None, max_responses: int) -> dict[str, 
     config = _optional(folder / "config.json")
     environment = _optional(folder / "environment.json")
     stored = _optional(folder / "result.json")
-    result = EvalResult.from_dict(stored) if stored else None
+    suite = SuiteResult.from_dict(stored) if "environments" in stored else None
+    result = EvalResult.from_dict(stored) if stored and not suite else None
+    parts = suite.results if suite else {"": result} if result else {}
     metrics = read_metrics(folder)
     transcripts = gather_transcripts(folder, max_responses, decode)
     script = _script()
     return {
         "name": folder.resolve().name,
-        "kind": "Training run" if metrics else "Evaluation",
+        "kind": "Training run" if metrics else "Suite" if suite else "Evaluation",
         "facts": run_facts(config, metrics, result),
         "environment": environment_facts(environment),
         "config": flatten(config) + flatten(result.settings if result else {}, "evaluation."),
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "comparison": before_after(folder, metrics),
         "result": result_rows(result) if result else [],
-        "level": f"{100 * result.level:g} %" if result else "",
-        "tasks": task_rows(result) if result else [],
+        "suite": suite_rows(suite) if suite else [],
+        "level": next((f"{100 * one.level:g} %" for one in parts.values()), ""),
+        "tasks": _tasks(parts),
         "charts": draw_charts(metrics),
         "transcripts": transcripts,
         "data": plain(transcripts.to_dict()),
         "script": Markup(script),
         "script_hash": _hash(script),
     }
+
+
+def _tasks(parts: Mapping[str, EvalResult]) -> list[dict[str, Any]]:
+    """The tasks of each environment of a suite, or of the only one, which has no name."""
+    return [
+        row for name, one in parts.items() for row in task_rows(one, f"{name}: " if name else "")
+    ]
 
 
 def _environment() -> Environment:

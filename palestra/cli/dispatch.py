@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from .errors import UsageError, nearest
+from .errors import ConfigError, UsageError, nearest
 
 COMMANDS = {
     "quickstart": "train a small policy on this machine and show what came of it",
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = [a for a in args if a != "--debug"]
     try:
         return _dispatch(args)
-    except UsageError as error:
+    except (UsageError, ConfigError) as error:
         if debug:
             raise
         return _fail(error, code=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -29,20 +28,16 @@ def find(id: str) -> EnvSpec:
 
 def parameters(spec: EnvSpec) -> dict[str, Any]:
     """The keyword arguments an environment takes, with their defaults (`...` for none)."""
-    creator = load(spec)
-    return {
-        name: spec.kwargs.get(name, ... if p.default is p.empty else p.default)
-        for name, p in inspect.signature(creator).parameters.items()
-        if p.kind is not p.VAR_KEYWORD and name != "render_mode"
-    }
+    from ..envs.registration import parameters as known
+
+    return known(spec)
 
 
 def load(spec: EnvSpec) -> Any:
     """The class or function behind a spec."""
-    from gymnasium.envs.registration import load_env_creator
+    from ..envs.registration import creator
 
-    point = spec.entry_point
-    return load_env_creator(point) if isinstance(point, str) else point
+    return creator(spec)
 
 
 def make_environment(id: str, settings: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:

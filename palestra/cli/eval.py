@@ -1,38 +1,43 @@
-"""`palestra eval ID`: measure a model on an environment, with intervals."""
+"""`palestra eval ID`, or `--suite NAME`: measure a model, with intervals."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
-from .environment import find, make_environment, parameters
+from ..envs.suites import Entry, shipped_suites
+from .environment import find, make_environment
 from .errors import UsageError, nearest
 from .parsing import parse
 from .progress import EpisodePrinter, hush
 
 if TYPE_CHECKING:
-    from ..agents.evaluation import EvalResult
+    from ..agents.engines import Engine
+    from ..agents.evaluation import EvalResult, Exam
     from ..agents.runlog import RunLog
-    from ..envs.core import ChatEnv
 
 
 @dataclass(frozen=True)
 class Options:
     """Play held-out tasks with a model and report its score with 95 % intervals.
 
-    Every sample is on disk as soon as it is finished. Samples that failed for reasons of
-    infrastructure are reported beside the score, never in it.
+    On one environment, or on those of a suite (`palestra list --suites`), whose file says how
+    many tasks are played and how; flags then change that for all of them. Every sample is on
+    disk as soon as it is finished. Samples that failed for reasons of infrastructure are
+    reported beside the score, never in it.
     """
 
-    id: Positional[str]
-    """Id of the environment, such as palestra/MathCode-v0."""
+    id: Positional[str] = ""
+    """Id of the environment, such as palestra/MathCode-v0; none with --suite."""
+    suite: str = ""
+    """A suite to play in place of one environment: its name, or a file ending in .toml."""
     model: str = "smollm2"
     """A model: smollm2, a local folder or a hub id. For the scripted engine, its reply."""
     engine: str = "local"
@@ -41,18 +46,18 @@ class Options:
     """Keyword arguments of the engine, as --engine-options.KEY VALUE."""
     env: dict[str, Any] = field(default_factory=dict)
     """Settings of the environment, as --env.KEY VALUE."""
-    split: str = "heldout"
-    """The task split to play, where the environment has splits."""
-    tasks: int = 64
-    """How many tasks of the split, from its beginning."""
-    samples: int = 1
-    """Episodes of each task."""
-    temperature: float = 1.0
-    """Of sampling; 0 is greedy."""
-    max_tokens: int = 512
-    """Tokens that the model may write in one episode."""
-    timeout_s: float = 300.0
-    """Wall clock of one episode, in seconds."""
+    split: str | None = None
+    """The task split to play, where the environment has splits (heldout)."""
+    tasks: int | None = None
+    """How many tasks of the split, from its beginning (64)."""
+    samples: int | None = None
+    """Episodes of each task (1)."""
+    temperature: float | None = None
+    """Of sampling; 0 is greedy (1.0)."""
+    max_tokens: int | None = None
+    """Tokens that the model may write in one episode (512)."""
+    timeout_s: float | None = None
+    """Wall clock of one episode, in seconds (300)."""
     concurrency: int = 64
     """Episodes in flight at once."""
     seed: int = 0
@@ -67,31 +72,43 @@ class Options:
     """Print a JSON object."""
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "samples", "max_tokens", "concurrency"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, got {self.concurrency}")
         if self.resume and self.folder is None:
             raise ValueError("--resume needs the --folder of the evaluation to go on with")
+        Entry("", **self.given())  # its own checks
+
+    def given(self) -> dict[str, Any]:
+        """The fields of an `Entry` that were given as flags."""
+        values = {name: getattr(self, name) for name in ENTRY}
+        return {name: value for name, value in values.items() if value is not None}
 
 
+ENTRY = ("split", "tasks", "samples", "temperature", "max_tokens", "timeout_s")
 EXAMPLES = (
     "palestra/MathCode-v0 --model smollm2 --tasks 32",
     "palestra/MathCode-v0 --model runs/mine/checkpoints/step-100 --samples 4",
     "palestra/MathCode-v0 --engine scripted --model 'The answer is \\boxed{4}.'",
     "palestra/MathCode-v0 --env.protocol hermes --against runs/eval-before",
+    "--suite smoke --model smollm2",
 )
 
 
 def main(argv: Sequence[str]) -> int:
     options = parse(Options, argv, command="eval", examples=EXAMPLES)
-    _check_engine(options.engine)
+    check_engine(options.engine)
+    if options.suite:
+        from .eval_suite import main as evaluate_suite
+
+        return evaluate_suite(options)
+    entry = _entry(options)
     earlier = _earlier(options.against)
     hush(options.model)
-    with closing(make_environment(options.id, settings(options))) as env:
-        env_tasks = cast("ChatEnv", env.unwrapped).tasks
-        tasks = [env_tasks[i] for i in range(min(options.tasks, len(env_tasks)))]
-    with _open_log(options) as log:
-        result = asyncio.run(_evaluate(options, tasks, log.folder))
+    from ..agents.evaluation import Exam
+
+    config = asdict(options) | {name: getattr(entry, name) for name in ENTRY}
+    with closing(Exam.of(entry)) as exam, open_log(options, options.id, config) as log:
+        result = asyncio.run(_evaluate(options, exam, log.folder))
     if options.json:
         print(json.dumps({"folder": str(log.folder), **result.to_dict()}, indent=2))
     else:
@@ -99,7 +116,29 @@ def main(argv: Sequence[str]) -> int:
     return 0 if any(reward is not None for row in result.rows for reward in row.rewards) else 1
 
 
-def _check_engine(name: str) -> None:
+def _entry(options: Options) -> Entry:
+    """The one environment to play.
+
+    Raises:
+        UsageError: there is none of that id, or it does not take one of the settings.
+    """
+
+    if not options.id:
+        raise UsageError("give the id of an environment (`palestra list`), or --suite NAME")
+    if options.id in shipped_suites() or options.id.endswith(".toml"):
+        raise UsageError(f"{options.id} names a suite: give it as --suite {options.id}")
+    entry = Entry(options.id, options.env, **options.given())
+    check_environment(entry)
+    return entry
+
+
+def check_environment(entry: Entry) -> None:
+    """Name a wrong id or setting, before a folder is made and a model is loaded."""
+    find(entry.id)
+    make_environment(entry.id, entry.settings()).close()
+
+
+def check_engine(name: str) -> None:
     """Before a folder is made."""
     from ..agents.engines import ENGINES
 
@@ -110,66 +149,55 @@ def _check_engine(name: str) -> None:
         )
 
 
-def settings(options: Options) -> dict[str, Any]:
-    """The environment's keyword arguments, the split among them if it has splits."""
-    split = {"split": options.split} if "split" in parameters(find(options.id)) else {}
-    return split | options.env
+async def _evaluate(options: Options, exam: Exam, folder: Path) -> EvalResult:
+    async with engine_of(options) as engine:
+        return await exam.play(
+            engine,
+            name=model_name(options),
+            seed=options.seed,
+            concurrency=options.concurrency,
+            folder=folder,
+            resume=options.resume,
+            progress=EpisodePrinter(),
+        )
 
 
-async def _evaluate(options: Options, tasks: Sequence[Any], folder: Path) -> EvalResult:
-    from ..agents.agent import Agent
-    from ..agents.engines import SamplingParams, make_engine
-    from ..agents.evaluation import evaluate
-    from ..agents.rollout import EnvPool, RolloutLimits
-    from ..envs.registration import maker
+def engine_of(options: Options) -> Engine:
+    from ..agents.engines import make_engine
 
-    scripted = options.engine == "scripted"
-    model: Any = [options.model] if scripted else options.model
-    chosen = settings(options)
-    make_env = maker(options.id, **chosen)
-    pool = EnvPool(lambda: cast("ChatEnv", make_env().unwrapped))
-    sampling = SamplingParams(max_tokens=options.max_tokens, temperature=options.temperature)
-    with closing(pool):
-        async with make_engine(options.engine, model, **options.engine_options) as engine:
-            return await evaluate(
-                pool,
-                Agent(engine, sampling),
-                tasks,
-                name=options.model if not scripted else "scripted",
-                samples=options.samples,
-                seed=options.seed,
-                limits=RolloutLimits(options.max_tokens, options.timeout_s),
-                concurrency=options.concurrency,
-                folder=folder,
-                resume=options.resume,
-                progress=EpisodePrinter(),
-            )
+    model: Any = [options.model] if options.engine == "scripted" else options.model
+    return make_engine(options.engine, model, **options.engine_options)
 
 
-def _open_log(options: Options) -> RunLog:
+def model_name(options: Options) -> str:
+    return "scripted" if options.engine == "scripted" else options.model
+
+
+def open_log(options: Options, what: str, config: Mapping[str, Any]) -> RunLog:
+    """The run folder; one that is resumed must have been begun with this configuration."""
     from ..agents.runlog import RunLog, new_folder
 
     if options.resume and options.folder:
         log = RunLog.resume(options.folder)
         try:
-            _check_same(options, log.config, options.folder)
+            _check_same(config, log.config, options.folder)
         except UsageError:
             log.close()
             raise
         return log
-    folder = options.folder or new_folder("runs", f"eval-{options.id.split('/')[-1]}")
-    return RunLog.create(folder, asdict(options))
+    folder = options.folder or new_folder("runs", f"eval-{what.split('/')[-1]}")
+    return RunLog.create(folder, config)
 
 
 # What may differ when an evaluation goes on: how much is played and how it is shown.
 MAY_DIFFER = {"tasks", "samples", "concurrency", "timeout_s", "folder", "resume", "against", "json"}
 
 
-def _check_same(options: Options, before: dict[str, Any], folder: Path) -> None:
+def _check_same(config: Mapping[str, Any], before: Mapping[str, Any], folder: Path) -> None:
     from ..agents.runlog import plain
 
-    now = cast("dict[str, Any]", plain(asdict(options)))
-    changed = [k for k in now if k not in MAY_DIFFER and now[k] != before.get(k)]
+    now, then = _fixed(plain(config)), _fixed(before)
+    changed = [name for name in now if name not in then or now[name] != then[name]]
     if changed:
         raise UsageError(
             f"the evaluation in {folder} had another {', '.join(changed)}: go on with what it "
@@ -177,15 +205,32 @@ def _check_same(options: Options, before: dict[str, Any], folder: Path) -> None:
         )
 
 
+def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What must stay as it was, those of a suite's environments under dotted names."""
+    fixed = {key: value for key, value in config.items() if key not in MAY_DIFFER}
+    for name, entry in fixed.pop("environments", {}).items():
+        fixed |= {f"{name}.{key}": value for key, value in _fixed(entry).items()}
+    return fixed
+
+
 def _earlier(folder: Path | None) -> EvalResult | None:
     from ..agents.evaluation import EvalResult
 
     if folder is None:
         return None
+    stored = read_result(folder)
+    if "environments" in stored:
+        raise UsageError(f"{folder} holds a suite: an evaluation of one environment is expected")
+    return EvalResult.from_dict(stored)
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """What an earlier evaluation found, as JSON holds it."""
     path = folder / "result.json"
     if not path.is_file():
         raise UsageError(f"{folder} holds no finished evaluation (no result.json in it)")
-    return EvalResult.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return stored
 
 
 def _print(result: EvalResult, earlier: EvalResult | None, folder: Path) -> None:

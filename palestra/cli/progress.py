@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,20 +41,34 @@ class EpisodePrinter:
     Callable as `progress` of `agents.evaluation.evaluate`. Prints to standard error.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, label: str = "") -> None:
         self._told = False
+        self._label = f"{label}: " if label else ""
 
     def __call__(self, progress: Progress) -> None:
         failure = progress.latest.failure
         if failure is not None and not self._told:
             self._told = True  # the first says most; the table counts the rest
-            print(f"invalid episode ({failure.kind}): {failure.message}", file=sys.stderr)
+            print(
+                f"{self._label}invalid episode ({failure.kind}): {failure.message}", file=sys.stderr
+            )
         if sys.stderr.isatty():
             score = "" if progress.score is None else f", score {progress.score:.3f}"
             invalid = f", {progress.invalid} invalid" if progress.invalid else ""
-            line = f"{progress.done}/{progress.total}{score}{invalid}"
+            line = f"{self._label}{progress.done}/{progress.total}{score}{invalid}"
             end = "\n" if progress.done == progress.total else ""
             print(f"\r{line:<60}", end=end, file=sys.stderr, flush=True)
+
+
+class SuitePrinter:
+    """An `EpisodePrinter` for each environment of a suite, numbered and by its name."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        labels = (f"{i}/{len(names)} {name}" for i, name in enumerate(names, start=1))
+        self._printers = dict(zip(names, map(EpisodePrinter, labels), strict=True))
+
+    def __call__(self, name: str, progress: Progress) -> None:
+        self._printers[name](progress)
 
 
 class StepPrinter:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .config import load_toml
+from ..envs.configfile import load_toml
 from .errors import UsageError
 from .parsing import parse
 from .progress import StepPrinter, hush

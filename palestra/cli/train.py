@@ -10,8 +10,8 @@ from typing import Any
 
 from tyro.conf import Positional
 
+from ..envs.configfile import load_json, load_toml
 from ..trainers.config import TrainConfig
-from .config import load_json, load_toml
 from .errors import UsageError
 from .parsing import parse
 from .progress import StepPrinter, hush

@@ -10,8 +10,8 @@ from fakes import save_tiny_model
 from palestra import cli
 from palestra.agents.runlog import read_json, read_metrics
 from palestra.cli import quickstart
-from palestra.cli.config import load_toml
 from palestra.cli.summary import print_summary
+from palestra.envs.configfile import load_toml
 from palestra.trainers.config import TrainConfig
 
 Capture = pytest.CaptureFixture[str]

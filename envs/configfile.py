@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tomllib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -26,14 +26,20 @@ from typing import (
     get_type_hints,
 )
 
-from .errors import UsageError, nearest
-
 T = TypeVar("T")
 Keys = tuple[str, ...]
 
 
-class ConfigError(UsageError):
+class ConfigError(ValueError):
     """A configuration file that does not say what the program understands."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the closest of `choices`, or `""` when none is close."""
+    from difflib import get_close_matches
+
+    match = get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
 
 
 def load_toml(cls: type[T], path: Path | str) -> T:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import pytest
 
-from palestra.cli.config import ConfigError, line_of, load_toml
 from palestra.cli.parsing import parse
+from palestra.envs.configfile import ConfigError, line_of, load_toml
 
 
 class Device(StrEnum):
