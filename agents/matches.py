@@ -120,6 +120,8 @@ async def _play(
         observation, _, ended, truncated, info = await env.astep(turn.action)
         if ended or truncated:
             failure: Invalid | None = info.get("failure")
+            if truncated and failure is None:
+                stops.update(dict.fromkeys(stops, info["stop_reason"]))
             return failure
 
 

@@ -59,6 +59,11 @@ _BUILT_IN = (
         "palestra.envs.interop.gymnasium:GymnasiumText",
         "Any Gymnasium environment with discrete or text actions, read as text",
     ),
+    (
+        "palestra/TextArena-v0",
+        "palestra.envs.interop.textarena:TextArena",
+        "The games of TextArena, for one seat or several",
+    ),
 )
 
 
