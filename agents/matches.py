@@ -121,7 +121,8 @@ async def _play(
         if ended or truncated:
             failure: Invalid | None = info.get("failure")
             if truncated and failure is None:
-                stops.update(dict.fromkeys(stops, info["stop_reason"]))
+                cut: StopReason = info["stop_reason"]
+                stops.update(dict.fromkeys(env.seats, cut))
             return failure
 
 

@@ -31,7 +31,7 @@ from .episode import Episode, Grade, Reply, Snapshot
 from .protocols import MalformedCall, Protocol, get_protocol
 from .spaces import ChatSpace, TextSpace, as_action
 from .tasks.base import TaskSet
-from .tools import Tool, ToolFailure, unknown_tool
+from .tools import Tool, ToolFailure, malformed_call, unknown_tool
 from .types import (
     Invalid,
     Message,
@@ -338,6 +338,19 @@ class ToolEnv(ChatEnv):
     def may_call(self) -> bool:
         return bool(self.tools) and (self.max_tool_calls is None or self._calls_left() > 0)
 
+    def save_resources(self) -> Any:
+        for tool in self.tools.values():
+            tool.branch()
+
+    def release_resources(self) -> None:
+        for tool in self.tools.values():
+            tool.release()
+
+    def close(self) -> None:
+        super().close()
+        for tool in self.tools.values():
+            tool.close()
+
     async def respond(self, action: Message) -> Reply:
         assert self.protocol is not None
         calls = self.protocol.calls(action)
@@ -356,7 +369,7 @@ class ToolEnv(ChatEnv):
     @property
     def _needs_loop(self) -> bool:
         return inspect.iscoroutinefunction(self.grade) or any(
-            tool.is_async for tool in self.tools.values()
+            t.is_async for t in self.tools.values()
         )
 
     def _calls_left(self) -> int:
@@ -365,8 +378,7 @@ class ToolEnv(ChatEnv):
 
     async def _answer(self, call: ToolCall | MalformedCall) -> ToolResult:
         if isinstance(call, MalformedCall):
-            bad = ToolCall("", call.text)
-            return ToolResult(bad, f"Error: {call.reason}", ToolStatus.MALFORMED)
+            return malformed_call(call.text, call.reason)
         if call.name not in self.tools:
             return unknown_tool(call, list(self.tools))
         if not self.may_call:

@@ -96,6 +96,15 @@ class Tool:
     def is_async(self) -> bool:
         return inspect.iscoroutinefunction(self.function)
 
+    def branch(self) -> None:
+        """Called before a snapshot. Raises TypeError where what the tool holds has no copy."""
+
+    def release(self) -> None:
+        """Let go of what the tool holds for one episode."""
+
+    def close(self) -> None:
+        """Let go of all that the tool holds. It may be called again, and begins anew."""
+
     async def call(self, call: ToolCall, *, in_loop: bool = True) -> ToolResult:
         """Validate, run, and report. Errors come back as results.
 
@@ -135,6 +144,11 @@ class Tool:
         except Exception as error:  # noqa: BLE001 - the tool boundary: an error is an observation
             return ToolStatus.ERROR, f"Error: {type(error).__name__}: {error}"
         return ToolStatus.OK, result if isinstance(result, str) else _as_json(result)
+
+
+def malformed_call(text: str, reason: str) -> ToolResult:
+    """The answer to what was meant as a call and cannot be read as one."""
+    return ToolResult(ToolCall("", text), f"Error: {reason}", ToolStatus.MALFORMED)
 
 
 def unknown_tool(call: ToolCall, known: list[str]) -> ToolResult:

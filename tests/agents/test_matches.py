@@ -66,6 +66,12 @@ def test_who_runs_out_of_tokens_forfeits_alone():
     assert sides[FIRST].outcome == "valid" and sides[FIRST].reward == 1
 
 
+def test_a_game_cut_by_its_turn_limit_is_truncated_for_all():
+    sides = asyncio.run(match(kuhn(max_turns=1), agent("[bet]"), kuhn().tasks[0]))
+    assert {t.stop_reason for t in sides.values()} == {StopReason.MAX_TURNS}
+    assert {t.reward for t in sides.values()} == {0.0}
+
+
 def test_a_lost_engine_makes_every_side_invalid():
     class Lost(ScriptedEngine):
         async def generate(self, prompt_ids, params):

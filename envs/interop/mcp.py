@@ -1,0 +1,283 @@
+"""MCP servers as tools.
+
+    env = MyEnv(tools=mcp_tools("python my_server.py"))
+    env = MyEnv(tools=mcp_tools("http://127.0.0.1:8000/mcp", stateless=True))
+
+The connections of a process live in one background event loop, because a connection belongs
+to the loop that opened it, and episodes are stepped from many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import threading
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any, TypeVar
+
+from ..records import Json
+from ..tools import Tool, ToolFailure, ToolRunError, ToolTimeout
+from .packages import need
+
+T = TypeVar("T")
+CONNECT_S = 30.0
+
+
+@dataclass(frozen=True)
+class McpServer:
+    """How to reach a server: a command to start (stdio), or a URL (streamable HTTP).
+
+    A started server sees the environment variables that the `mcp` package thinks safe (PATH,
+    HOME, ...) and those in `env`.
+    """
+
+    target: str | tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = ()
+    timeout_s: float = 60.0
+    stateless: bool = False
+
+    def client(self) -> Any:
+        mcp = need("mcp", "mcp")
+        if isinstance(self.target, str) and self.target.startswith(("http://", "https://")):
+            return mcp.Client(self.target)
+        words = shlex.split(self.target) if isinstance(self.target, str) else list(self.target)
+        stdio = need("mcp.client.stdio", "mcp").StdioServerParameters
+        return mcp.Client(stdio(command=words[0], args=words[1:], env=dict(self.env) or None))
+
+    def __str__(self) -> str:
+        return self.target if isinstance(self.target, str) else shlex.join(self.target)
+
+
+class Connection:
+    """A connection that is opened by the first call, and again by the next after `close`.
+
+    All tools of one `mcp_tools` share it. Methods with an underscore run in the background loop.
+    """
+
+    def __init__(self, server: McpServer) -> None:
+        self.server = server
+        self._holder: asyncio.Task[None] | None = None
+        self._client: asyncio.Future[Any] | None = None
+        self._over: asyncio.Event | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._holder is not None
+
+    async def call(self, name: str, arguments: Json) -> Any:
+        """The server's `CallToolResult`.
+
+        Raises:
+            ToolFailure: the server cannot be reached, or was lost.
+            ToolTimeout: it did not answer in time.
+            ToolRunError: it refused the call.
+        """
+        return await asyncio.wrap_future(_submit(self._call(name, arguments)))
+
+    def offered(self) -> list[Any]:
+        """Descriptions of the tools on offer; leaves the connection open.
+
+        Raises:
+            ToolFailure: the server cannot be reached.
+        """
+        return _submit(self._list()).result()
+
+    def close(self, *, wait: bool = True) -> None:
+        """Close it; a server that was started is asked to end, which may take seconds."""
+        if self.is_open:
+            closing = _submit(self._close())
+            if wait:
+                closing.result()
+
+    async def _call(self, name: str, arguments: Json) -> Any:
+        from mcp.shared.exceptions import MCPError
+        from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
+
+        client, limit = await self._open(), self.server.timeout_s
+        try:
+            return await client.call_tool(name, arguments, read_timeout_seconds=limit)
+        except MCPError as error:
+            if error.code == REQUEST_TIMEOUT:
+                raise ToolTimeout(f"Error: {name} did not answer in {limit:g} s") from error
+            if error.code != CONNECTION_CLOSED:
+                raise ToolRunError(f"Error: {error}") from error
+            await self._close()
+            raise ToolFailure(f"the MCP server was lost ({self.server})") from error
+        except Exception as error:
+            await self._close()
+            text = f"the MCP server was lost ({self.server}): {type(error).__name__}: {error}"
+            raise ToolFailure(text) from error
+
+    async def _list(self) -> list[Any]:
+        client, tools, cursor = await self._open(), [], None
+        while True:
+            page = await client.list_tools(cursor=cursor)
+            tools += page.tools
+            cursor = page.next_cursor
+            if not cursor:
+                return tools
+
+    async def _open(self) -> Any:
+        if self._holder is None:
+            self._client, self._over = asyncio.get_running_loop().create_future(), asyncio.Event()
+            self._holder = asyncio.create_task(self._hold(self._client, self._over))
+        assert self._client is not None
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._client), CONNECT_S)
+        except Exception as error:
+            await self._close()
+            text = f"cannot reach the MCP server ({self.server}): {_innermost(error)}"
+            raise ToolFailure(text) from error
+
+    async def _hold(self, opened: asyncio.Future[Any], over: asyncio.Event) -> None:
+        """Enter and leave the connection in one task, as its cancel scopes demand."""
+        try:
+            async with self.server.client() as client:
+                opened.set_result(client)
+                await over.wait()
+        except Exception as error:  # noqa: BLE001 - the tool boundary; losses show in calls
+            if not opened.done():
+                opened.set_exception(error)
+
+    async def _close(self) -> None:
+        holder, self._holder = self._holder, None
+        if holder is None or self._over is None or self._client is None:
+            return
+        if not self._client.done():
+            holder.cancel()
+        self._over.set()
+        await asyncio.wait([holder])
+
+
+@dataclass(frozen=True, slots=True)
+class McpTool(Tool):
+    """A tool of an MCP server, whose arguments the server checks."""
+
+    connection: Connection = field(repr=False, kw_only=True)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = (self.name, self.description, self.parameters, self.connection.server)
+        return _restored, values
+
+    @property
+    def is_async(self) -> bool:
+        return True
+
+    def branch(self) -> None:
+        if self.connection.is_open and not self.connection.server.stateless:
+            raise TypeError(
+                f"what the MCP server of {self.name!r} knows cannot be copied, so this episode "
+                f"cannot be branched: pass stateless=True if its answers depend on nothing else"
+            )
+
+    def release(self) -> None:
+        if not self.connection.server.stateless:
+            self.connection.close(wait=False)  # other episodes are waiting
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def _validate(self, arguments: str) -> Json:
+        values = json.loads(arguments or "{}", strict=False)
+        if not isinstance(values, dict):
+            raise ValueError("arguments must be a JSON object")
+        return values
+
+
+def mcp_tools(
+    server: str | Sequence[str],
+    *,
+    only: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    timeout_s: float = 60.0,
+    stateless: bool = False,
+) -> list[Tool]:
+    """The tools of an MCP server, for `ToolEnv(tools=...)`; closed with the environment.
+
+    What they are is asked once per process. Afterwards a connection is opened by the first
+    call of an episode and closed at its end, so that no episode meets what another left. A
+    result marked as an error, a refused call and a timeout are observations; a server that is
+    lost or cannot be reached makes the episode invalid.
+
+    Args:
+        server: a command, which is started and spoken to over stdio, or an http(s) URL.
+        only: take these tools only.
+        env: environment variables for the command.
+        timeout_s: of one call.
+        stateless: the server remembers nothing between calls: one connection serves all
+            episodes of the environment, and snapshots are allowed.
+
+    Raises:
+        ImportError: mcp is not installed.
+        ToolFailure: the server cannot be reached.
+        ValueError: `only` names a tool that it does not have.
+    """
+    need("mcp", "mcp")
+    target = server if isinstance(server, str) else tuple(server)
+    known = McpServer(target, tuple(sorted((env or {}).items())), timeout_s, stateless)
+    offered = {tool[0]: tool for tool in _offered(known)}
+    if unknown := set(only) - set(offered):
+        raise ValueError(f"no tools {sorted(unknown)}; the server has {', '.join(offered)}")
+    connection = Connection(known)
+    return [_tool(*offered[name], connection) for name in only or offered]
+
+
+@cache
+def _offered(server: McpServer) -> tuple[tuple[str, str, Json], ...]:
+    connection = Connection(server)
+    try:
+        listed = connection.offered()
+    finally:
+        connection.close()
+    return tuple((tool.name, tool.description or "", tool.input_schema) for tool in listed)
+
+
+def _tool(name: str, description: str, parameters: Json, connection: Connection) -> McpTool:
+    call = partial(_called, connection, name)
+    return McpTool(name, description, parameters, call, dict, connection=connection)
+
+
+def _restored(name: str, description: str, parameters: Json, server: McpServer) -> McpTool:
+    return _tool(name, description, parameters, Connection(server))
+
+
+async def _called(connection: Connection, tool: str, /, **arguments: Any) -> str:
+    result = await connection.call(tool, arguments)
+    text = "\n".join(map(_as_text, result.content))
+    if result.is_error:
+        raise ToolRunError(text or "Error: the tool failed and said nothing")
+    if not text and result.structured_content is not None:
+        return json.dumps(result.structured_content, ensure_ascii=False)
+    return text
+
+
+def _as_text(block: Any) -> str:
+    if block.type == "text":
+        return str(block.text)
+    if block.type == "resource" and hasattr(block.resource, "text"):
+        return str(block.resource.text)
+    return f"[{block.type}{f': {kind}' if (kind := getattr(block, 'mime_type', '')) else ''}]"
+
+
+def _innermost(error: BaseException) -> str:
+    """What went wrong, out of the groups that task groups wrap it in."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"
+
+
+def _submit(coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+    return asyncio.run_coroutine_threadsafe(coroutine, _loop(os.getpid()))
+
+
+@cache
+def _loop(process: int) -> asyncio.AbstractEventLoop:
+    """The background loop of this process; one that was forked needs its own."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="palestra-mcp", daemon=True).start()
+    return loop

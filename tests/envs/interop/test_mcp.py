@@ -1,0 +1,186 @@
+"""Tools of real MCP servers, over stdio and streamable HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pickle
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from palestra.envs.core import ToolEnv
+from palestra.envs.interop.mcp import mcp_tools
+from palestra.envs.tools import ToolFailure
+from palestra.envs.types import Message, Outcome, Task, ToolStatus
+
+pytest.importorskip("mcp")
+
+SCRIPT = str(Path(__file__).with_name("mcp_server.py"))
+COMMAND = (sys.executable, SCRIPT)
+
+
+class Desk(ToolEnv):
+    """Any answer will do."""
+
+    def __init__(self, *, server=COMMAND, tools=None, **options):
+        tasks = [Task("t", (Message("user", "Use the tools."),), "done")]
+        super().__init__(tasks=tasks, tools=tools or mcp_tools(server, **options), max_turns=20)
+
+    def grade(self, task, messages):
+        return float(task.reference in messages[-1].content)
+
+
+@pytest.fixture
+def desk():
+    env = Desk()
+    env.reset(seed=0)
+    yield env
+    env.close()
+
+
+@pytest.fixture
+def url():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([*COMMAND, str(port)])
+    try:
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}/mcp"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def written(name, /, **arguments):
+    call = json.dumps({"name": name, "arguments": arguments})
+    return f"<tool_call>{call}</tool_call>"
+
+
+def use(env, name, /, **arguments):
+    """The result of one call, as the agent sees it and as it is counted."""
+    observation, *_, info = env.step(written(name, **arguments))
+    (result,) = info["tool_results"]
+    assert observation[0].content == result.content
+    return result.content, result.status
+
+
+def test_the_servers_schemas_are_the_tools(desk):
+    schema = next(s for s in desk.tool_schemas if s["function"]["name"] == "add")
+    assert schema["function"]["description"] == "Add two numbers."
+    assert schema["function"]["parameters"]["required"] == ["a"]
+    assert "add" in desk.tool_instructions
+
+
+def test_calls_reach_the_server_and_errors_are_observations(desk):
+    assert use(desk, "add", a=2, b=40) == ("42", ToolStatus.OK)
+    assert use(desk, "picture") == ("[image: image/gif]", ToolStatus.OK)
+    text, status = use(desk, "fail", why="out of paper")
+    assert "out of paper" in text and status is ToolStatus.ERROR
+    text, status = use(desk, "add", a="many")
+    assert "valid integer" in text and status is ToolStatus.ERROR
+    assert use(desk, "add", a=1) == ("2", ToolStatus.OK)  # it goes on
+    *_, reward, ended, _, _ = desk.step("done")
+    assert ended and reward == 1.0
+    assert desk.tool_stats.calls == 5 and desk.tool_stats.errors == 2
+
+
+def test_no_episode_meets_what_another_left(desk):
+    assert [use(desk, "counter")[0] for _ in range(2)] == ["call 1", "call 2"]
+    desk.reset(seed=0)
+    assert use(desk, "counter")[0] == "call 1"
+    with pytest.raises(TypeError, match="cannot be branched: pass stateless=True"):
+        desk.snapshot()
+
+
+def test_a_stateless_server_serves_all_episodes_and_branches():
+    env = Desk(stateless=True)
+    env.reset(seed=0)
+    assert use(env, "counter")[0] == "call 1"
+    env.reset(seed=0)
+    assert use(env, "counter")[0] == "call 2"  # one connection, as was promised to be harmless
+    point = env.snapshot()
+    results = []
+    for _ in range(2):
+        env.restore(point)
+        results.append(use(env, "add", a=1))
+    assert results[0] == results[1]
+    env.close()
+
+
+def test_a_lost_server_makes_the_episode_invalid_and_the_next_begins_anew(desk):
+    *_, truncated, info = desk.step(written("crash"))
+    assert truncated and info["outcome"] is Outcome.INVALID
+    assert info["failure"].kind == "tool" and "was lost" in info["failure"].message
+    desk.reset(seed=0)
+    assert use(desk, "counter") == ("call 1", ToolStatus.OK)
+
+
+def test_a_slow_call_is_a_timeout_and_the_server_is_kept():
+    env = Desk(timeout_s=1.0)
+    env.reset(seed=0)
+    use(env, "counter")
+    text, status = use(env, "slow", seconds=4)
+    assert "did not answer in 1 s" in text and status is ToolStatus.TIMEOUT
+    assert use(env, "counter")[0] == "call 2"
+    env.close()
+
+
+def test_episodes_side_by_side_have_servers_of_their_own():
+    async def episode():
+        env = Desk()
+        env.reset(seed=0)
+        said = [(await env.astep(written("counter")))[0][0].content for _ in range(2)]
+        env.close()
+        return said
+
+    async def both():
+        return await asyncio.gather(episode(), episode())
+
+    assert asyncio.run(both()) == [["call 1", "call 2"]] * 2
+
+
+def test_an_environment_with_open_tools_can_be_pickled(desk):
+    use(desk, "counter")
+    copy = pickle.loads(pickle.dumps(desk))
+    assert copy.tool_schemas == desk.tool_schemas
+    assert use(copy, "counter")[0] == "call 1"
+    assert use(desk, "counter")[0] == "call 2"
+    copy.close()
+
+
+def test_over_http(url):
+    env = Desk(server=url)
+    env.reset(seed=0)
+    assert use(env, "add", a=20, b=22) == ("42", ToolStatus.OK)
+    text, status = use(env, "fail", why="no")
+    assert "no" in text and status is ToolStatus.ERROR
+    *_, info = env.step(written("crash"))
+    assert info["outcome"] is Outcome.INVALID and "was lost" in info["failure"].message
+    env.close()
+
+
+def test_choice_of_tools_and_variables():
+    tools = mcp_tools(COMMAND, only=["variable"], env={"DESK": "oak"})
+    env = Desk(tools=tools)
+    env.reset(seed=0)
+    assert list(env.tools) == ["variable"]
+    assert use(env, "variable", name="DESK")[0] == "oak"
+    env.close()
+    with pytest.raises(ValueError, match=r"no tools \['subtract'\]; the server has add"):
+        mcp_tools(COMMAND, only=["subtract"])
+
+
+@pytest.mark.parametrize("server", ["no-such-command-here", "http://127.0.0.1:9/mcp"])
+def test_a_server_that_is_not_there_is_named(server):
+    with pytest.raises(ToolFailure, match=f"cannot reach the MCP server .{server}"):
+        mcp_tools(server)
