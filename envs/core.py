@@ -17,7 +17,6 @@ step for callers that run many episodes in one event loop.
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, SupportsFloat
@@ -26,7 +25,7 @@ import gymnasium
 from gymnasium.error import ResetNeeded
 
 from ..sandbox.types import SandboxError
-from .driving import Driver, maybe_await
+from .driving import Driver, is_async, maybe_await
 from .episode import Episode, Grade, Reply, Snapshot
 from .protocols import MalformedCall, Protocol, get_protocol
 from .spaces import ChatSpace, TextSpace, as_action
@@ -222,7 +221,7 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
 
     @property
     def _needs_loop(self) -> bool:
-        return inspect.iscoroutinefunction(self.respond)
+        return is_async(self.respond)
 
     def _choose(self, wanted: Any) -> Task:
         if isinstance(wanted, Task):
@@ -368,9 +367,7 @@ class ToolEnv(ChatEnv):
 
     @property
     def _needs_loop(self) -> bool:
-        return inspect.iscoroutinefunction(self.grade) or any(
-            t.is_async for t in self.tools.values()
-        )
+        return is_async(self.grade) or any(tool.is_async for tool in self.tools.values())
 
     def _calls_left(self) -> int:
         executed = sum(r.status.executed for r in self.episode.tool_results)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -14,6 +15,14 @@ T = TypeVar("T")
 async def maybe_await(value: Any) -> Any:
     """The value, awaited if it is awaitable: hooks may be plain or async."""
     return await value if inspect.isawaitable(value) else value
+
+
+def is_async(hook: Callable[..., Any]) -> bool:
+    """`inspect.iscoroutinefunction`, at a price that every step can pay."""
+    return _is_coroutine_function(getattr(hook, "__func__", hook))
+
+
+_is_coroutine_function = lru_cache(1024)(inspect.iscoroutinefunction)
 
 
 class Driver:

@@ -32,6 +32,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from ..sandbox.types import SandboxError
+from .driving import is_async
 from .records import Json
 from .types import ToolCall, ToolResult, ToolStatus
 
@@ -94,7 +95,7 @@ class Tool:
 
     @property
     def is_async(self) -> bool:
-        return inspect.iscoroutinefunction(self.function)
+        return is_async(self.function)
 
     def branch(self) -> None:
         """Called before a snapshot. Raises TypeError where what the tool holds has no copy."""
