@@ -64,6 +64,11 @@ _BUILT_IN = (
         "palestra.envs.interop.textarena:TextArena",
         "The games of TextArena, for one seat or several",
     ),
+    (
+        "palestra/OpenEnv-v0",
+        "palestra.envs.interop.openenv:OpenEnvChat",
+        "An environment on an OpenEnv server, whose actions and observations are text",
+    ),
 )
 
 

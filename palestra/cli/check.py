@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tyro.conf import Positional
 
-from .environment import make_environment
+from .environment import make_environment, required
 from .errors import UsageError, nearest
 from .parsing import parse
 
@@ -104,7 +104,13 @@ def _subjects(what: str, settings: dict[str, Any]) -> dict[str, Make]:
     if what == "all":
         from ..envs.registration import list_environments
 
-        return {spec.id: _by_id(spec.id, settings) for spec in list_environments()}
+        specs = list_environments()
+        makes = [spec.id for spec in specs if not set(required(spec)) - set(settings)]
+        for spec in specs:
+            if spec.id not in makes:
+                needed = ", ".join(f"--env.{name}" for name in required(spec))
+                print(f"{spec.id} is left out: it needs {needed}", file=sys.stderr)
+        return {id: _by_id(id, settings) for id in makes}
     return {what: _by_id(what, settings)}
 
 

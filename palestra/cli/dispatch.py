@@ -23,6 +23,7 @@ COMMANDS = {
     "play": "play an environment yourself, in the terminal",
     "eval": "measure a model or a scripted agent on environments",
     "train": "train a policy from a recipe",
+    "serve": "serve an environment to OpenEnv clients",
     "view": "turn a run folder into one HTML page",
     "sandbox": "run code behind walls, see what holds here and what it costs",
 }

@@ -33,6 +33,11 @@ def parameters(spec: EnvSpec) -> dict[str, Any]:
     return known(spec)
 
 
+def required(spec: EnvSpec) -> list[str]:
+    """The settings without which an environment cannot be made."""
+    return [name for name, default in parameters(spec).items() if default is ...]
+
+
 def load(spec: EnvSpec) -> Any:
     """The class or function behind a spec."""
     from ..envs.registration import creator
