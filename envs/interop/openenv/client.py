@@ -156,14 +156,12 @@ def text_field(url: str) -> str:
             schema = json.load(response)["action"]
     except (URLError, OSError, ValueError, KeyError) as error:
         raise ConnectionError(f"no OpenEnv server answers at {url}: {error}") from error
-    required = set(schema.get("required", ()))
-    texts: set[str] = {
-        n for n, kind in schema.get("properties", {}).items() if kind.get("type") == "string"
-    }
+    required, fields = set(schema.get("required", ())), schema.get("properties", {})
+    texts: set[str] = {name for name, kind in fields.items() if kind.get("type") == "string"}
     for found in (texts & required, texts):
         if len(found) == 1 and required <= found:
             return found.pop()
     raise ValueError(
-        f"the action of {url} has the fields {sorted(schema.get('properties', ()))}, and not one "
+        f"the action of {url} has the fields {sorted(fields)}, and not one "
         f"text field alone: say which takes the agent's text with action="
     )
