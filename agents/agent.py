@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ..envs.core import ChatEnv
-from ..envs.types import Completion, FinishReason
+from ..envs.types import Completion, FinishReason, Message
 from .engines.base import Engine, SamplingParams
 from .rendering import Renderer
 from .seeding import derive_seed
@@ -58,6 +60,31 @@ class Agent:
                 break
         assert turn is not None
         return turn, text
+
+    async def probabilities(
+        self, env: ChatEnv, messages: Sequence[Message], replies: Sequence[str]
+    ) -> list[float]:
+        """How likely each of `replies` is as the answer to `messages`, its end included.
+
+        What the policy says, not an estimate from samples: one forward for each reply. A text
+        is scored in the tokens that the tokenizer makes of it; the same text may be sampled in
+        others, too. Needs `Engine.logprobs`. The conversation may hold earlier turns of the
+        agent, which ended where they end.
+
+        Raises:
+            ContextOverflow, EngineError: from the engine.
+        """
+        renderer = self.renderer(env)
+        context = renderer.conversation(messages)
+        # Greedy sampling is the limit of ever colder sampling, token by token.
+        temperature = self.sampling.temperature or 1e-4
+
+        async def score(reply: str) -> float:
+            ids = renderer.turn(reply)
+            logprobs = await self.engine.logprobs([*context, *ids], temperature)
+            return math.exp(sum(logprobs[-len(ids) :]))
+
+        return list(await asyncio.gather(*map(score, replies)))
 
     def _params(self, env: ChatEnv, renderer: Renderer, text: str, left: int) -> SamplingParams:
         stops = self.sampling.stop

@@ -2,6 +2,9 @@
 
 Every seat has a trajectory of its own, with the ids that its agent saw and sampled and its
 own reward. One agent may sit in every seat (self-play), or each seat has another.
+
+`self_play` makes groups to learn from, of every seat of each game. `OneSide` makes of a game an
+episode of the agent in one seat, which is what an evaluation plays; `seat_tasks` says which.
 """
 
 from __future__ import annotations
@@ -9,15 +12,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from ..envs.core import ChatEnv
 from ..envs.seats import SeatEnv
 from ..envs.types import Group, Invalid, Message, StopReason, Task, Trajectory, Turn
 from .agent import Agent
 from .engines.base import ContextOverflow, EngineError
+from .grouping import group_seeds
+from .recording import Recorder, close_record
 from .rendering import Renderer
-from .rollout import EnvPool, Recorder, RolloutLimits, close_record, speak
+from .rollout import EnvPool, Job, RolloutLimits, collect, play, speak
 from .seeding import derive_seed
+
+SEAT = "seat"  # the key of a task's metadata that says which side is looked at
 
 
 @dataclass(slots=True)
@@ -145,31 +155,119 @@ async def self_play(
 
     Args:
         learning: the seats whose groups are wanted (default: all). Give the others to fixed
-            opponents.
+            opponents. A group's task names its seat in `metadata["seat"]`.
+
+    Raises:
+        TypeError: the environment has no seats.
     """
-    at_once = asyncio.Semaphore(concurrency)
+    jobs = [
+        Job(task, derive_seed(own, task.id, index), derive_seed(own, "env", task.id))
+        for task, own in zip(tasks, group_seeds(tasks, seed), strict=True)
+        for index in range(group_size)
+    ]
+    games: list[dict[str, Trajectory]] = [{} for _ in jobs]
 
-    async def one(task: Task, index: int) -> dict[str, Trajectory]:
-        async with at_once, pool.borrow() as env:
-            if not isinstance(env, SeatEnv):
-                raise TypeError(f"self_play needs a SeatEnv, got {type(env).__name__}")
-            return await match(
-                env,
-                agents,
-                task,
-                seed=derive_seed(seed, task.id, index),
-                env_seed=derive_seed(seed, "env", task.id),
-                limits=limits,
-            )
+    async def one(env: ChatEnv, job: Job) -> dict[str, Trajectory]:
+        seeds = {"seed": job.seed, "env_seed": job.env_seed}
+        return await match(_with_seats(env), agents, job.task, **seeds, limits=limits)
 
-    jobs = [(task, index) for task in tasks for index in range(group_size)]
-    async with asyncio.TaskGroup() as games:
-        running = [games.create_task(one(*job)) for job in jobs]
+    async with pool.borrow() as env:
+        seats = list(learning or _with_seats(env).seats)
+    # Batches are reproducible on the learner's engine; another opponent's is not counted.
+    learner = agents if isinstance(agents, Agent) else agents[seats[0]]
+    await play(pool, learner.engine, jobs, one, games.__setitem__, concurrency=concurrency)
     groups = []
     for number, task in enumerate(tasks):
-        played = [t.result() for t in running[number * group_size : (number + 1) * group_size]]
-        for seat in learning or played[0]:
+        played = games[number * group_size : (number + 1) * group_size]
+        for seat in seats:
             sides = tuple(game[seat] for game in played if game[seat].num_sampled)
             if sides:
-                groups.append(Group(task, sides))
+                groups.append(Group(_seen_from(task, seat), sides))
     return groups
+
+
+def seat_tasks(tasks: Sequence[Task], seats: Sequence[str]) -> list[Task]:
+    """Every task once from each seat: its id and `metadata["seat"]` say which."""
+    return [
+        replace(_seen_from(task, seat), id=f"{task.id}/{seat}") for task in tasks for seat in seats
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class OneSide:
+    """Plays a game as an episode (see `rollout.Episode`) of the agent in the task's seat.
+
+    Attributes:
+        opponents: who sits in the other seats, by seat; the agent itself where nobody is named.
+    """
+
+    opponents: Mapping[str, Agent] = field(default_factory=dict)
+
+    async def __call__(
+        self,
+        env: ChatEnv,
+        agent: Agent,
+        task: Task,
+        *,
+        seed: int = 0,
+        env_seed: int | None = None,
+        limits: RolloutLimits | None = None,
+        counted: bool = False,
+    ) -> Trajectory:
+        """The trajectory of the seat that `task.metadata["seat"]` names (see `seat_tasks`)."""
+        env, seat = _with_seats(env), task.metadata[SEAT]
+        agents = {**dict.fromkeys(env.seats, agent), **self.opponents, seat: agent}
+        with nullcontext() if counted else agent.engine.episode():
+            sides = await match(env, agents, task, seed=seed, env_seed=env_seed, limits=limits)
+        return sides[seat]
+
+
+@dataclass(frozen=True, slots=True)
+class Seating:
+    """How a policy plays the games it learns from, and those in which it is examined.
+
+    Attributes:
+        seats: of the game.
+        opponents: agents by seat that do not learn; the policy sits in the other seats.
+
+    Raises:
+        ValueError: an opponent has no seat, or none is left for the policy.
+    """
+
+    seats: tuple[str, ...]
+    opponents: Mapping[str, Agent] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not set(self.opponents) < set(self.seats):
+            raise ValueError(
+                f"opponents must leave one of the seats {list(self.seats)} to the policy, "
+                f"got {list(self.opponents)}"
+            )
+
+    @property
+    def learning(self) -> list[str]:
+        return [seat for seat in self.seats if seat not in self.opponents]
+
+    async def self_play(
+        self, pool: EnvPool, agent: Agent, tasks: Sequence[Task], **options: Any
+    ) -> list[Group]:
+        """`self_play` of the policy with itself and the opponents."""
+        agents = {**dict.fromkeys(self.seats, agent), **self.opponents}
+        return await self_play(pool, agents, tasks, learning=self.learning, **options)
+
+    async def examine(
+        self, pool: EnvPool, agent: Agent, tasks: Sequence[Task], **options: Any
+    ) -> list[Group]:
+        """`rollout.collect` of every task from each seat that learns."""
+        sides, episode = seat_tasks(tasks, self.learning), OneSide(self.opponents)
+        return await collect(pool, agent, sides, episode=episode, **options)
+
+
+def _seen_from(task: Task, seat: str) -> Task:
+    return replace(task, metadata={**task.metadata, SEAT: seat})
+
+
+def _with_seats(env: ChatEnv) -> SeatEnv:
+    if not isinstance(env, SeatEnv):
+        raise TypeError(f"this plays games with seats (SeatEnv), got {type(env).__name__}")
+    return env

@@ -98,6 +98,25 @@ class Renderer:
             dummies=2,
         )
 
+    def turn(self, text: str) -> list[int]:
+        """Ids of an assistant turn with this text, its end included."""
+        return [*self._encode_inert(text), self.stop_token_ids[-1]]
+
+    def conversation(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation as an agent that spoke in it has them, up to its next turn."""
+        ids: list[int] = []
+        spoken: list[int] = []
+        text, heard = "", list[Message]()
+        for message in (*messages, None):
+            if message is not None and message.role != "assistant":
+                heard.append(message)
+                continue
+            ids += self.continuation(spoken, text, heard) if spoken else self.opening(heard)
+            if message is not None:
+                text, spoken, heard = message.content, self.turn(message.content), []
+                ids += spoken
+        return ids
+
     # Inside.
 
     def _render(

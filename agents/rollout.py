@@ -11,10 +11,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib.metadata import version
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 from ..envs.core import ChatEnv
 from ..envs.driving import maybe_await
@@ -26,17 +24,18 @@ from ..envs.types import (
     Message,
     StopReason,
     Task,
-    ToolStats,
     Trajectory,
     Turn,
 )
 from .agent import Agent
-from .engines.base import ContextOverflow, EngineError
+from .engines.base import ContextOverflow, Engine, EngineError
 from .grouping import group_seeds, with_group_rewards
+from .recording import Recorder, close_record
 from .rendering import Renderer
 from .seeding import derive_seed
 
 MakeEnv = Callable[[], ChatEnv]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,40 +55,6 @@ class RolloutLimits:
                 f"max_tokens and timeout_s must be positive, got {self.max_tokens} "
                 f"and {self.timeout_s}"
             )
-
-
-@dataclass(slots=True)
-class Recorder:
-    """A trajectory being written: one agent's view of an episode."""
-
-    token_ids: list[int] = field(default_factory=list)
-    mask: list[bool] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    prompt_length: int = 0
-    turns: list[Turn] = field(default_factory=list)
-    reward: float = 0.0
-    reward_parts: dict[str, float] = field(default_factory=dict)
-    correct: bool | None = None
-    failure: Invalid | None = None
-    policy_version: int | None = None
-    last_ids: tuple[int, ...] = ()
-
-    def observe(self, ids: Sequence[int]) -> None:
-        self.token_ids += ids
-        self.mask += [False] * len(ids)
-        self.logprobs += [0.0] * len(ids)
-
-    def sample(self, completion: Completion) -> None:
-        self.token_ids += completion.token_ids
-        self.mask += [True] * len(completion.token_ids)
-        self.logprobs += completion.logprobs
-        self.last_ids = completion.token_ids
-        if self.policy_version is None:
-            self.policy_version = completion.policy_version
-
-    @property
-    def num_sampled(self) -> int:
-        return sum(self.mask)
 
 
 async def rollout(
@@ -218,44 +183,6 @@ def _out_of_room(completion: Completion, budget: int) -> StopReason:
     return StopReason.CONTEXT_OVERFLOW if cut_by_context else StopReason.MAX_TOKENS
 
 
-def close_record(
-    env: ChatEnv,
-    task: Task | None,
-    record: Recorder,
-    stop: StopReason,
-    seed: int,
-    start: float,
-) -> Trajectory:
-    """The trajectory of an episode that is over."""
-    invalid = stop in (StopReason.ENV_ERROR, StopReason.ENGINE_ERROR)
-    truncated = not invalid and stop is not StopReason.COMPLETED
-    started = env._episode is not None
-    return Trajectory(
-        task_id=(task or env.task).id if (task or started) else "",
-        env_id=env.spec.id if env.spec else type(env).__name__,
-        token_ids=tuple(record.token_ids),
-        mask=tuple(record.mask),
-        logprobs=tuple(record.logprobs),
-        prompt_length=record.prompt_length,
-        turns=tuple(record.turns),
-        stop_reason=stop,
-        reward=None if invalid else record.reward,
-        reward_parts=dict(record.reward_parts),
-        correct=None if invalid else (False if truncated else record.correct),
-        failure=record.failure,
-        tools=env.tool_stats if started else ToolStats(),
-        seed=seed,
-        policy_version=record.policy_version or 0,
-        duration_s=time.perf_counter() - start,
-        versions=_versions(),
-    )
-
-
-@cache
-def _versions() -> dict[str, str]:
-    return {"palestra": version("palestra")}
-
-
 class EnvPool:
     """Environments to borrow: one per running episode, made on demand and reused."""
 
@@ -302,6 +229,22 @@ async def rollout_group(
     return group
 
 
+class Episode(Protocol):
+    """How an agent plays one task; `rollout` is one, `matches.OneSide` another."""
+
+    async def __call__(
+        self,
+        env: ChatEnv,
+        agent: Agent,
+        task: Task,
+        *,
+        seed: int,
+        env_seed: int,
+        limits: RolloutLimits | None,
+        counted: bool,
+    ) -> Trajectory: ...
+
+
 async def collect(
     pool: EnvPool,
     agent: Agent,
@@ -312,6 +255,7 @@ async def collect(
     limits: RolloutLimits | None = None,
     concurrency: int = 256,
     on_group: Callable[[Group], None] | None = None,
+    episode: Episode = rollout,
 ) -> list[Group]:
     """Play every task `group_size` times, at most `concurrency` episodes at once.
 
@@ -332,6 +276,10 @@ async def collect(
     played: list[dict[int, Trajectory]] = [{} for _ in tasks]
     groups: dict[int, Group] = {}
 
+    async def one(env: ChatEnv, job: Job) -> Trajectory:
+        seeds = {"seed": job.seed, "env_seed": job.env_seed}
+        return await episode(env, agent, job.task, **seeds, limits=limits, counted=True)
+
     async def finished(number: int, trajectory: Trajectory) -> None:
         at, index = divmod(number, group_size)
         played[at][index] = trajectory
@@ -341,7 +289,7 @@ async def collect(
             if on_group:
                 on_group(groups[at])
 
-    await play(pool, agent, jobs, finished, limits=limits, concurrency=concurrency)
+    await play(pool, agent.engine, jobs, one, finished, concurrency=concurrency)
     return [groups[at] for at in range(len(tasks))]
 
 
@@ -356,16 +304,20 @@ class Job:
 
 async def play(
     pool: EnvPool,
-    agent: Agent,
+    engine: Engine,
     jobs: Sequence[Job],
-    finished: Callable[[int, Trajectory], Awaitable[None] | None],
+    one: Callable[[ChatEnv, Job], Awaitable[T]],
+    finished: Callable[[int, T], Awaitable[None] | None],
     *,
-    limits: RolloutLimits | None = None,
     concurrency: int = 256,
 ) -> None:
     """Play `jobs` in order, at most `concurrency` at once; `finished` hears of each by number.
 
-    Raises what `finished` raises, after ending the others.
+    Raises what `one` and `finished` raise, after ending the others.
+
+    Args:
+        engine: whose live episodes these are (see `Engine.episode`).
+        one: plays a job in an environment that is lent to it.
     """
     queue = iter(enumerate(jobs))
 
@@ -373,23 +325,15 @@ async def play(
         with live:
             for number, job in queue:
                 async with pool.borrow() as env:
-                    trajectory = await rollout(
-                        env,
-                        agent,
-                        job.task,
-                        seed=job.seed,
-                        env_seed=job.env_seed,
-                        limits=limits,
-                        counted=True,
-                    )
-                await maybe_await(finished(number, trajectory))
+                    played = await one(env, job)
+                await maybe_await(finished(number, played))
 
     # All are counted before the first begins, and each until it has no successor: between
     # two episodes of a worker the engine must not take the others for the whole company.
     with ExitStack() as counted:
         workers = [counted.enter_context(ExitStack()) for _ in range(min(concurrency, len(jobs)))]
         for live in workers:
-            live.enter_context(agent.engine.episode())
+            live.enter_context(engine.episode())
         async with asyncio.TaskGroup() as running:
             for live in workers:
                 running.create_task(worker(live))

@@ -26,7 +26,7 @@ from gymnasium.error import ResetNeeded
 
 from ..sandbox.types import SandboxError
 from .driving import Driver, is_async, maybe_await
-from .episode import Episode, Grade, Reply, Snapshot
+from .episode import Ask, Episode, Grade, Reply, Snapshot
 from .protocols import MalformedCall, Protocol, get_protocol
 from .spaces import ChatSpace, TextSpace, as_action
 from .tasks.base import TaskSet
@@ -104,6 +104,11 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
     def oracle(self, task: Task) -> Sequence[Action]:
         """Actions that earn the most on `task`, for `palestra check`; empty if not known."""
         return ()
+
+    async def measure(self, ask: Ask) -> dict[str, float]:
+        """Figures of a whole policy that no episode shows, logged by evaluations; default none.
+        `ask(messages, replies)` says how likely the policy gives each of these replies."""
+        return {}
 
     def save_resources(self) -> Any:
         """What a snapshot must copy beside the episode (live sessions); default nothing."""

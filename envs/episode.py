@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .types import Message, StopReason, Task, ToolResult
 
+Ask = Callable[[Sequence[Message], Sequence[str]], Awaitable[Sequence[float]]]
 
 @dataclass(frozen=True, slots=True)
 class Reply:

@@ -73,7 +73,8 @@ class EnvConfig:
     Attributes:
         id: a registered id (`palestra list`).
         options: keyword arguments of its constructor.
-        heldout: arguments that differ when held-out tasks are played.
+        heldout: arguments that differ when held-out tasks are played; `split` is left out where
+            the environment has no splits, and the same tasks serve both ends.
     """
 
     id: str = "palestra/MathCode-v0"
@@ -133,6 +134,8 @@ class TrainConfig:
         model: "smollm2", a local folder, or a hub id.
         engine: "local" or "vllm".
         engine_options: keyword arguments of the engine.
+        opponents: models that play seats of a game and do not learn, by seat; the policy has all
+            the others, and learns from each.
         algorithm: a row of the table in `trainers/algorithms.py`: grpo, dr_grpo, dapo.
         algorithm_options: fields of that row to change. Lengths that the row takes from its
             paper follow `sampling.max_tokens` unless given (see `chosen_algorithm`).
@@ -140,7 +143,8 @@ class TrainConfig:
             replay (see `envs/curriculum`); empty plays all tasks, epoch after epoch.
         curriculum_options: fields of the controller.
         steps: optimisation steps.
-        prompts_per_step: tasks per step.
+        prompts_per_step: tasks per step (with dynamic sampling: groups; a game has one for each
+            seat that learns).
         group_size: episodes per task.
         max_rounds: how often a step may draw more tasks to replace groups without signal
             (dynamic sampling); afterwards it goes on with what it has.
@@ -156,6 +160,7 @@ class TrainConfig:
     engine: Literal["local", "vllm"] = "local"
     engine_options: dict[str, Any] = field(default_factory=dict)
     env: EnvConfig = field(default_factory=EnvConfig)
+    opponents: dict[str, str] = field(default_factory=dict)
     algorithm: str = "dapo"
     algorithm_options: dict[str, Any] = field(default_factory=dict)
     learner: LearnerConfig = field(default_factory=LearnerConfig)

@@ -10,23 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from ..agents.agent import Agent
 from ..agents.engines import make_engine
-from ..agents.engines.base import Engine, SamplingParams
+from ..agents.engines.base import Engine, SamplingParams, Tokenizer
 from ..agents.engines.loading import load_model
-from ..agents.evaluation import EvalResult
+from ..agents.evaluation import EvalResult, measures
+from ..agents.matches import Seating
 from ..agents.report import write_report
 from ..agents.rollout import EnvPool, RolloutLimits, collect
 from ..agents.runlog import RunLog, plain
 from ..agents.seeding import derive_seed
 from ..envs.core import ChatEnv
-from ..envs.registration import maker
+from ..envs.registration import maker, parameters, spec
+from ..envs.seats import SeatEnv
 from ..envs.tasks import TaskSet
 from ..envs.types import Group, Task
 from .advantages import has_signal
@@ -117,17 +120,23 @@ class Trainer:
         self.log = log
         self.step = 0
         self.algorithm = chosen_algorithm(config)
-        model, self.tokenizer = load_model(config.model, dtype=torch.float32)
-        self.learner = Learner(model, config.learner, self.algorithm)
-        self.engine = self._make_engine(model)
+        self._load = partial(load_model, dtype=torch.float32)
+        model, self.tokenizer = self._load(config.model)
+        frozen = self._load(config.model)[0] if self.algorithm.kl else None
+        self.learner = Learner(model, config.learner, self.algorithm, reference=frozen)
+        self.engine = self._make_engine(config.model, model, self.tokenizer)
         self.agent = Agent(self.engine, self._sampling(config.sampling.temperature))
         self.learner.check(self.agent.sampling)
         self.examiner = Agent(self.engine, self._sampling(config.eval.temperature))
         self.limits = RolloutLimits(config.sampling.max_tokens, config.sampling.timeout_s)
-        self.envs, tasks = self._environments({})
+        self.envs, tasks, seats = self._environments({})
         self.stream = task_stream(tasks, config.seed, config.curriculum, config.curriculum_options)
-        self.exams, tasks = self._environments(config.env.heldout)
+        self.exams, tasks, _ = self._environments(config.env.heldout)
         self.exam_tasks = [tasks[i] for i in range(min(config.eval.tasks, len(tasks)))]
+        self.opponents = self._opponents()
+        seating = Seating(seats, self.opponents) if seats or self.opponents else None
+        self.collect = seating.self_play if seating else collect
+        self.examine = seating.examine if seating else collect
         self._began = time.perf_counter()
 
     async def start(self) -> None:
@@ -171,7 +180,7 @@ class Trainer:
 
     async def evaluate(self) -> Metrics:
         """Estimates with intervals on held-out tasks: the same tasks and seeds each time."""
-        groups = await collect(
+        groups = await self.examine(
             self.exams,
             self.examiner,
             self.exam_tasks,
@@ -180,7 +189,8 @@ class Trainer:
             limits=self.limits,
             concurrency=self.config.sampling.concurrency,
         )
-        result = EvalResult.of_groups(groups)
+        figures = await measures(self.exams, self.examiner)
+        result = EvalResult.of_groups(groups, measures=figures)
         self.log.write_evaluation(self.step, result.to_dict())
         return result.metrics("eval/")
 
@@ -221,23 +231,38 @@ class Trainer:
     async def aclose(self) -> None:
         self.envs.close()
         self.exams.close()
+        for opponent in self.opponents.values():
+            await opponent.engine.aclose()
 
     # Inside.
 
-    def _make_engine(self, model: Any) -> Engine:
+    def _make_engine(self, name: str, model: Any, tokenizer: Tokenizer) -> Engine:
         options = dict(self.config.engine_options)
         if self.config.engine == "local":
             options.setdefault("deterministic", self.config.deterministic)
             options.setdefault("seed", self.config.seed)
-        target = model if self.config.engine == "local" else self.config.model
-        return make_engine(self.config.engine, target, tokenizer=self.tokenizer, **options)
+        target = model if self.config.engine == "local" else name
+        return make_engine(self.config.engine, target, tokenizer=tokenizer, **options)
 
-    def _environments(self, changes: dict[str, Any]) -> tuple[EnvPool, Sequence[Task] | TaskSet]:
-        make_env = maker(self.config.env.id, **(self.config.env.options | changes))
+    def _environments(
+        self, changes: Mapping[str, Any]
+    ) -> tuple[EnvPool, Sequence[Task] | TaskSet, tuple[str, ...]]:
+        """Environments to borrow, their tasks, and their seats (none but in games)."""
+        config = self.config.env
+        splits = "split" in parameters(spec(config.id))
+        changes = {k: v for k, v in changes.items() if k != "split" or splits}
+        make_env = maker(config.id, **(config.options | changes))
         env = cast(ChatEnv, make_env().unwrapped)
-        tasks = env.tasks
+        tasks, seats = env.tasks, env.seats if isinstance(env, SeatEnv) else ()
         env.close()
-        return EnvPool(lambda: cast(ChatEnv, make_env().unwrapped)), tasks
+        return EnvPool(lambda: cast(ChatEnv, make_env().unwrapped)), tasks, seats
+
+    def _opponents(self) -> dict[str, Agent]:
+        """The agents in seats that do not learn; one engine for each model."""
+        models = dict.fromkeys(self.config.opponents.values())
+        engines = {m: self._make_engine(m, *self._load(m)) for m in models}
+        sampling = self._sampling(self.config.sampling.temperature)
+        return {s: Agent(engines[m], sampling) for s, m in self.config.opponents.items()}
 
     def _sampling(self, temperature: float) -> SamplingParams:
         sampling = self.config.sampling
@@ -245,7 +270,7 @@ class Trainer:
         return SamplingParams(max_tokens=turn, temperature=temperature)
 
     async def _play(self, tasks: Sequence[Task], round_: int) -> list[Group]:
-        return await collect(
+        return await self.collect(
             self.envs,
             self.agent,
             tasks,

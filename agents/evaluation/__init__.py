@@ -8,7 +8,7 @@ from .report import (
     tasks_table,
 )
 from .result import EvalResult, Sample, TaskRow, compare, stop_reasons
-from .runner import Progress, evaluate, read_samples
+from .runner import Progress, evaluate, measures, read_samples
 from .statistics import (
     Estimate,
     PairedDifference,
@@ -35,6 +35,7 @@ __all__ = [
     "evaluate_suite",
     "mean_interval",
     "mean_of_means",
+    "measures",
     "paired_difference",
     "pass_at_k",
     "read_samples",

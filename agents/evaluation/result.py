@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any, Self
 
-from ...envs.types import Group, Outcome, StopReason, Trajectory
+from ...envs.types import Group, Outcome, StopReason, Task, Trajectory
+from ..matches import SEAT
 from .statistics import (
     Estimate,
     PairedDifference,
@@ -30,6 +31,7 @@ class Sample:
     passed: int
     model_tokens: int
     tool_tokens: int
+    parts: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, trajectory: Trajectory) -> Self:
@@ -41,6 +43,7 @@ class Sample:
             trajectory.tools.ok,
             trajectory.num_sampled,
             trajectory.num_observed,
+            dict(trajectory.reward_parts),
         )
 
     @property
@@ -54,11 +57,16 @@ class TaskRow:
 
     task_id: str
     samples: tuple[Sample, ...]
+    seat: str = ""  # whose side was played, in a game with seats
+
+    @classmethod
+    def of(cls, task: Task, samples: Iterable[Sample]) -> Self:
+        return cls(task.id, tuple(samples), task.metadata.get(SEAT, ""))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         samples = ({**s, "stop_reason": StopReason(s["stop_reason"])} for s in data["samples"])
-        return cls(data["task_id"], tuple(Sample(**s) for s in samples))
+        return cls(data["task_id"], tuple(Sample(**s) for s in samples), data.get("seat", ""))
 
     @property
     def valid(self) -> tuple[Sample, ...]:
@@ -88,6 +96,9 @@ class EvalResult:
     `accuracy` and `pass@k` (where a verifier judged), `tool_share`, `calls`, `model_tokens`,
     `tool_tokens` and `truncated` over the valid samples, `pass_ratio` over the executed
     calls, and `invalid` over all samples. Invalid samples enter nothing but `invalid`.
+    `part/NAME` is the mean of a part of the reward, which need not be paid, where it is not
+    the reward itself; `score/SEAT` that of one side of a game; and without an interval, as they
+    are not estimated, come the figures that the environment itself measures of the policy.
     """
 
     name: str
@@ -106,16 +117,20 @@ class EvalResult:
         env_id: str = "",
         level: float = 0.95,
         settings: Mapping[str, Any] | None = None,
+        measures: Mapping[str, float] | None = None,
     ) -> Self:
+        """Summarise rows; `measures` are figures of the policy as a whole."""
         rows = tuple(rows)
-        return cls(name or env_id, env_id, _estimates(rows, level), rows, level, settings or {})
+        estimates = _estimates(rows, level)
+        estimates |= {key: Estimate(value) for key, value in (measures or {}).items()}
+        return cls(name or env_id, env_id, estimates, rows, level, settings or {})
 
     @classmethod
-    def of_groups(cls, groups: Sequence[Group], *, name: str = "", level: float = 0.95) -> Self:
-        """Summarise groups already played, one per task."""
-        rows = [TaskRow(g.task.id, tuple(map(Sample.of, g.trajectories))) for g in groups]
+    def of_groups(cls, groups: Sequence[Group], **options: Any) -> Self:
+        """Summarise groups already played, one per task; `options` are those of `of`."""
+        rows = [TaskRow.of(g.task, map(Sample.of, g.trajectories)) for g in groups]
         env_id = next((t.env_id for g in groups for t in g.trajectories), "")
-        return cls.of(rows, name=name, env_id=env_id, level=level)
+        return cls.of(rows, env_id=env_id, **options)
 
     @property
     def score(self) -> Estimate:
@@ -189,6 +204,9 @@ def _estimates(rows: Sequence[TaskRow], level: float) -> dict[str, Estimate]:
     rewards = [row.rewards for row in rows]
     same = judged == rewards  # the reward is whether the answer is correct
     estimates = {"score": mean_interval(rewards, level, proportion=same)}
+    for seat in dict.fromkeys(row.seat for row in rows if row.seat):
+        sides = [row.rewards for row in rows if row.seat == seat]
+        estimates[f"score/{seat}"] = mean_interval(sides, level)
     if any(judged):
         estimates["accuracy"] = mean_interval(judged, level, proportion=True)
         for k in _ks(judged):
@@ -201,7 +219,18 @@ def _estimates(rows: Sequence[TaskRow], level: float) -> dict[str, Estimate]:
     estimates["truncated"] = share(lambda s: s.outcome is Outcome.TRUNCATED)
     everything = [[s.outcome is Outcome.INVALID for s in row.samples] for row in rows]
     estimates["invalid"] = mean_interval(everything, level, proportion=True)
-    return estimates
+    return estimates | _parts(rows, level)
+
+
+def _parts(rows: Sequence[TaskRow], level: float) -> dict[str, Estimate]:
+    """The parts of the reward, each over the samples that have it."""
+    found: dict[str, Estimate] = {}
+    for name in dict.fromkeys(n for row in rows for s in row.valid for n in s.parts):
+        had = [[s for s in row.valid if name in s.parts] for row in rows]
+        if any(s.parts[name] != s.reward for row in had for s in row):
+            values = [[s.parts[name] for s in row] for row in had]
+            found[f"part/{name}"] = mean_interval(values, level)
+    return found
 
 
 def _ks(judged: Sequence[Sequence[bool]]) -> list[int]:

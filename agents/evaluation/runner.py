@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...envs.core import ChatEnv
+from ...envs.seats import SeatEnv
 from ...envs.types import Task, Trajectory
 from ..agent import Agent
-from ..rollout import EnvPool, Job, RolloutLimits, play
+from ..matches import OneSide, seat_tasks
+from ..rollout import EnvPool, Episode, Job, RolloutLimits, play, rollout
 from ..runlog import JsonLines, plain, read_json_lines, write_json
 from ..seeding import derive_seed
 from .result import EvalResult, Sample, TaskRow
@@ -42,11 +46,16 @@ async def evaluate(
     resume: bool = False,
     level: float = 0.95,
     progress: Callable[[Progress], None] | None = None,
+    opponents: Agent | Mapping[str, Agent] | None = None,
 ) -> EvalResult:
     """Play every task `samples` times and summarise.
 
     Sample i of a task has the seeds that member i of `rollout_group` has, so a resumed or
     extended evaluation samples exactly what an uninterrupted one would have.
+
+    In a game with seats every task is played once from each seat, and the agent's reward there
+    is the sample. Where the environment measures policies (`ChatEnv.measure`) its figures come
+    on top.
 
     Args:
         concurrency: episodes in flight at once.
@@ -55,17 +64,26 @@ async def evaluate(
         resume: take the samples already in `folder` as done, but for invalid ones, which
             are played again. More samples or tasks than before may be asked for.
         progress: called after each sample.
+        opponents: who sits in the other seats of a game: one agent, or agents by seat (default:
+            the agent itself).
 
     Raises:
-        ValueError: two tasks share an id, or the samples in `folder` are of other tasks or
-            another seed.
+        ValueError: two tasks share an id, the samples in `folder` are of other tasks or another
+            seed, or there are opponents but no seats.
         FileExistsError: `folder` holds samples and `resume` is not set.
     """
+    env_id, seats = await _kind(pool)
+    tasks = seat_tasks(tasks, seats) if seats else tasks
+    episode = _episode(env_id, seats, opponents)
     _check(tasks, samples, concurrency)
     wanted = {(task.id, i): task for task in tasks for i in range(samples)}
     done = _resumed(folder, wanted, seed, resume) if folder else {}
     keep, tally = _Keeper(folder), _Tally(done.values(), len(wanted))
     left = [key for key in wanted if key not in done]
+
+    async def one(env: ChatEnv, job: Job) -> Trajectory:
+        seeds = {"seed": job.seed, "env_seed": job.env_seed}
+        return await episode(env, agent, job.task, **seeds, limits=limits, counted=True)
 
     def finished(number: int, trajectory: Trajectory) -> None:
         key = left[number]
@@ -78,15 +96,17 @@ async def evaluate(
         Job(wanted[key], derive_seed(seed, *key), derive_seed(seed, "env", key[0])) for key in left
     ]
     try:
-        await play(pool, agent, jobs, finished, limits=limits, concurrency=concurrency)
+        await play(pool, agent.engine, jobs, one, finished, concurrency=concurrency)
+        figures = await measures(pool, agent)
     finally:
         keep.close()
     result = EvalResult.of(
-        [TaskRow(t.id, tuple(done[t.id, i] for i in range(samples))) for t in tasks],
+        [TaskRow.of(t, [done[t.id, i] for i in range(samples)]) for t in tasks],
         name=name,
-        env_id=await _env_id(pool),
+        env_id=env_id,
         level=level,
         settings=_settings(agent, samples, seed, limits),
+        measures=figures,
     )
     if folder:
         write_json(folder / "result.json", result.to_dict())
@@ -175,9 +195,30 @@ class _Tally:
         return Progress(self.done, self.total, self.done - self.valid, score, trajectory)
 
 
-async def _env_id(pool: EnvPool) -> str:
+async def measures(pool: EnvPool, agent: Agent) -> dict[str, float]:
+    """What the environment measures of the agent's policy as a whole; see `ChatEnv.measure`."""
     async with pool.borrow() as env:
-        return env.spec.id if env.spec else type(env).__name__
+        return await env.measure(partial(agent.probabilities, env))
+
+
+def _episode(
+    env_id: str, seats: Sequence[str], opponents: Agent | Mapping[str, Agent] | None
+) -> Episode:
+    """How an agent plays one task of the environment."""
+    if not seats:
+        if opponents:
+            raise ValueError(f"{env_id} is no game with seats: nobody can be its opponent")
+        return rollout
+    return OneSide(
+        dict.fromkeys(seats, opponents) if isinstance(opponents, Agent) else opponents or {}
+    )
+
+
+async def _kind(pool: EnvPool) -> tuple[str, tuple[str, ...]]:
+    """The environment's id, and its seats if it is a game."""
+    async with pool.borrow() as env:
+        seats = env.seats if isinstance(env, SeatEnv) else ()
+        return (env.spec.id if env.spec else type(env).__name__), seats
 
 
 def _settings(

@@ -109,13 +109,21 @@ class Exam:
         tasks = [first.tasks[i] for i in range(min(entry.tasks, len(first.tasks)))]
         return cls(entry, pool, tasks, first.reward_range)
 
-    async def play(self, engine: Engine, **options: Any) -> EvalResult:
-        """Evaluate the model in `engine`; `options` are those of `evaluate`."""
+    async def play(
+        self, engine: Engine, *, opponent: Engine | None = None, **options: Any
+    ) -> EvalResult:
+        """Evaluate the model in `engine`, in a game against that in `opponent` (default: itself);
+        `options` are those of `evaluate`."""
         entry = self.entry
-        agent = Agent(engine, SamplingParams(entry.max_tokens, entry.temperature))
-        limits = RolloutLimits(entry.max_tokens, entry.timeout_s)
+        sampling = SamplingParams(entry.max_tokens, entry.temperature)
         return await evaluate(
-            self.pool, agent, self.tasks, samples=entry.samples, limits=limits, **options
+            self.pool,
+            Agent(engine, sampling),
+            self.tasks,
+            samples=entry.samples,
+            limits=RolloutLimits(entry.max_tokens, entry.timeout_s),
+            opponents=Agent(opponent, sampling) if opponent else None,
+            **options,
         )
 
     def close(self) -> None:

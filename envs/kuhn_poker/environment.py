@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
 
+from ..episode import Ask
 from ..seats import Move, SeatEnv
 from ..tasks import TaskList
 from ..types import Message, Task
@@ -71,9 +72,7 @@ class KuhnPoker(SeatEnv):
 
     def introduce(self, seat: str) -> Sequence[Message]:
         game: Game = self.game
-        card = game.cards[SEATS.index(seat)]
-        system = (Message("system", RULES),) if self.rules else ()
-        return (*system, Message("user", prompt(card, game.history)))
+        return self.question(game.cards[SEATS.index(seat)], game.history)[0]
 
     def move(self, seat: str, text: str) -> Move | None:
         game: Game = self.game
@@ -96,6 +95,27 @@ class KuhnPoker(SeatEnv):
 
     def oracle(self, task: Task) -> Sequence[str]:
         return ()  # nobody can force a win
+
+    async def measure(self, ask: Ask) -> dict[str, float]:
+        """`exploitability` in chips a game, exact for a policy that writes bare moves such as
+        "[bet]" only; `bare moves`: how likely it writes one, mean over the 12 information sets.
+        What it writes else is left out of account."""
+        pairs = [await ask(*self.question(*key)) for key in INFO_SETS]
+        policy = {
+            key: bold / (careful + bold) if careful + bold else 0.5
+            for key, (careful, bold) in zip(INFO_SETS, pairs, strict=True)
+        }
+        bare = sum(map(sum, pairs)) / len(pairs)
+        return {"exploitability": exploitability(policy), "bare moves": bare}
+
+    def question(self, card: str, history: str) -> tuple[list[Message], tuple[str, str]]:
+        """An information set as its player sees it, and the two moves as bare replies."""
+        messages = [Message("system", RULES)] if self.rules else []
+        if history == "cb":  # the player has acted before
+            messages += [Message("user", prompt(card, "")), Message("assistant", "[check]")]
+        messages.append(Message("user", prompt(card, history)))
+        careful, bold = legal(history)
+        return messages, (f"[{careful}]", f"[{bold}]")
 
 
 def legal(history: str) -> tuple[str, str]:

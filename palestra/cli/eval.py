@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,8 @@ class Options:
     """A model: smollm2, a local folder or a hub id. For the scripted engine, its reply."""
     engine: str = "local"
     """What runs the model: local, vllm, scripted, or package.module:Class."""
+    opponent: str = ""
+    """In a game with seats, the model in the other seats (default: the model itself)."""
     engine_options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the engine, as --engine-options.KEY VALUE."""
     env: dict[str, Any] = field(default_factory=dict)
@@ -91,6 +93,7 @@ EXAMPLES = (
     "palestra/MathCode-v0 --engine scripted --model 'The answer is \\boxed{4}.'",
     "palestra/MathCode-v0 --env.protocol hermes --against runs/eval-before",
     "--suite smoke --model smollm2",
+    "palestra/KuhnPoker-v0 --model runs/mine/checkpoints/step-60 --opponent smollm2",
 )
 
 
@@ -150,9 +153,14 @@ def check_engine(name: str) -> None:
 
 
 async def _evaluate(options: Options, exam: Exam, folder: Path) -> EvalResult:
-    async with engine_of(options) as engine:
+    async with AsyncExitStack() as engines:
+        engine = await engines.enter_async_context(engine_of(options, options.model))
+        opponent = engine_of(options, options.opponent) if options.opponent else None
+        if opponent:
+            await engines.enter_async_context(opponent)
         return await exam.play(
             engine,
+            opponent=opponent,
             name=model_name(options),
             seed=options.seed,
             concurrency=options.concurrency,
@@ -162,11 +170,11 @@ async def _evaluate(options: Options, exam: Exam, folder: Path) -> EvalResult:
         )
 
 
-def engine_of(options: Options) -> Engine:
+def engine_of(options: Options, model: str) -> Engine:
     from ..agents.engines import make_engine
 
-    model: Any = [options.model] if options.engine == "scripted" else options.model
-    return make_engine(options.engine, model, **options.engine_options)
+    target: Any = [model] if options.engine == "scripted" else model
+    return make_engine(options.engine, target, **options.engine_options)
 
 
 def model_name(options: Options) -> str:

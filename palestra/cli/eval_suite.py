@@ -58,7 +58,7 @@ def _config(options: Options, suite: Suite) -> dict[str, Any]:
 async def _evaluate(options: Options, suite: Suite, folder: Path) -> SuiteResult:
     from ..agents.evaluation import evaluate_suite
 
-    async with engine_of(options) as engine:
+    async with engine_of(options, options.model) as engine:
         return await evaluate_suite(
             suite,
             engine,
