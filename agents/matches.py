@@ -219,7 +219,7 @@ class OneSide:
         agents = {**dict.fromkeys(env.seats, agent), **self.opponents, seat: agent}
         with nullcontext() if counted else agent.engine.episode():
             sides = await match(env, agents, task, seed=seed, env_seed=env_seed, limits=limits)
-        return sides[seat]
+        return replace(sides[seat], seed=seed)  # of the game, which is the sample
 
 
 @dataclass(frozen=True, slots=True)

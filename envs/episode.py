@@ -10,6 +10,7 @@ from .types import Message, StopReason, Task, ToolResult
 
 Ask = Callable[[Sequence[Message], Sequence[str]], Awaitable[Sequence[float]]]
 
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What an environment makes of one action. `stop` ends the episode."""

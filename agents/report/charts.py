@@ -93,7 +93,7 @@ def draw_charts(metrics: Records) -> list[Chart]:
     charts: list[Chart] = []
     used: set[str] = set()
     keys = _numeric(metrics)
-    for title, unit, wanted in CHARTS + _by_pattern(keys):
+    for title, unit, wanted in CHARTS + _beside_the_reward(metrics, keys) + _by_pattern(keys):
         series = []
         for label, names in wanted.items():
             name = next((n for n in names if n in keys), None)
@@ -105,6 +105,17 @@ def draw_charts(metrics: Records) -> list[Chart]:
     used |= {f"{key}{end}" for key in keys for end in ("_low", "_high")}  # drawn as bands
     rest = [key for key in keys if key not in used][:MORE]
     return charts + [_chart(k, "", [_series(metrics, k, k)], main=False) for k in rest]
+
+
+def _beside_the_reward(metrics: Records, keys: Sequence[str]) -> list[Wanted]:
+    """Held-out reward and the first of its parts on the same scale, which need not be paid: where
+    they part, the reward is being exploited."""
+    parts = [k for k in keys if k.startswith("eval/part/") and not k.endswith(("_low", "_high"))]
+    shares = [k for k in parts if all(0 <= r[k] <= 1 for r in metrics if k in r)][:2]
+    wanted = {name.rpartition("/")[2]: (name,) for name in shares}
+    return (
+        [("Held-out reward and parts", "", {"reward": ("eval/score",), **wanted})] if wanted else []
+    )
 
 
 def _by_pattern(keys: Iterable[str]) -> list[Wanted]:

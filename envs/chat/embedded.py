@@ -59,10 +59,14 @@ class EmbeddedReward:
     Args:
         folder: where the fitted model is kept (default: `palestra/chat-reward` in the user's
             cache folder).
+        half: 0 or 1 to fit it to one half of the preferences, so that a second model, of the
+            other half, can judge what the first was optimised for. None takes all.
     """
 
-    def __init__(self, folder: str | Path | None = None) -> None:
-        self.folder = Path(folder) if folder else _cache_folder()
+    def __init__(self, folder: str | Path | None = None, half: int | None = None) -> None:
+        if half not in (None, 0, 1):
+            raise ValueError(f"half must be 0, 1 or None, got {half!r}")
+        self.folder, self.half = Path(folder) if folder else _cache_folder(), half
         self._fitted: Fitted | None = None
         self._weights: Floats | None = None
 
@@ -70,7 +74,7 @@ class EmbeddedReward:
     def fitted(self) -> Fitted:
         """The model with its held-out accuracy; fitted now if it is not there."""
         if self._fitted is None:
-            self._fitted = load_or_fit(self.folder)
+            self._fitted = load_or_fit(self.folder, self.half)
         return self._fitted
 
     def __call__(self, task: Task, messages: Messages) -> float:
@@ -94,18 +98,18 @@ class EmbeddedReward:
         return min(1.0, max(0.0, (raw - model.low) / (model.high - model.low)))
 
 
-def load_or_fit(folder: Path) -> Fitted:
+def load_or_fit(folder: Path, half: int | None = None) -> Fitted:
     """The model kept in `folder` for this version of data and code, fitted if there is none.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    path = folder / f"reward-{_key()}.json"
+    path = folder / f"reward-{_key()}{'' if half is None else f'-half-{half}'}.json"
     try:
         return _read(path)
     except (OSError, ValueError, KeyError, TypeError):  # absent, or not whole: make it anew
         pass
-    fitted = fit()
+    fitted = fit(half)
     folder.mkdir(parents=True, exist_ok=True)
     # Written aside and renamed: whoever reads meanwhile sees all of it or nothing.
     with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as aside:
@@ -114,9 +118,10 @@ def load_or_fit(folder: Path) -> Fitted:
     return fitted
 
 
-def fit() -> Fitted:
-    """Fit the model to the shipped preferences. Deterministic; takes a few seconds."""
-    train, held = preference_pairs(TRAIN), preference_pairs(HELDOUT)
+def fit(half: int | None = None) -> Fitted:
+    """Fit the model to the shipped preferences, or to one half of them. Deterministic; takes a
+    few seconds."""
+    train, held = preference_pairs(TRAIN, half), preference_pairs(HELDOUT)
     chosen, rejected = _features(train)
     weights = _bradley_terry(chosen - rejected)
     good, bad = chosen @ weights, rejected @ weights

@@ -30,6 +30,7 @@ ZERO = (
     "shown the reply only: <think>the plan</think><response>the reply</response>"
 )
 TEMPLATES = {"zero": ZERO, "plain": ""}
+EMBEDDED = {"embedded": None, "embedded:0": 0, "embedded:1": 1}  # and the half it is fitted to
 _CUT = "</think>"
 
 
@@ -45,9 +46,12 @@ class Chat(ToolEnv):
         tasks: "chat" (shipped prompts), any other source of `load_tasks`, or tasks.
         split: "train" or "heldout" (disjoint).
         task_options: options of the source; `answer_key=""` for prompts without a reference.
-        reward: "embedded" (see `EmbeddedReward`), a folder or hub name for `RewardModel`, or
-            any reward callable. It gets the conversation with answers in place of replies and
-            without system messages.
+        reward: "embedded" (see `EmbeddedReward`), "embedded:0" or "embedded:1" for one fitted
+            to a half of the preferences, a folder or hub name for `RewardModel`, or any reward
+            callable. It gets the conversation with answers in place of replies and without
+            system messages.
+        watch: another reward, of the same kinds, that is logged as the part `watched` and never
+            paid: what one reward gains and the other does not see is over-optimisation.
         reward_range: lowest and highest reward; None means 0 to 1, and any number for a
             `RewardModel`, whose logits have no bounds.
         template: "zero", RLMT's instruction to plan and respond in tags, for a model without
@@ -68,6 +72,7 @@ class Chat(ToolEnv):
         split: str = "train",
         task_options: Mapping[str, Any] | None = None,
         reward: str | Reward = "embedded",
+        watch: str | Reward | None = None,
         reward_range: tuple[float, float] | None = None,
         template: str = "zero",
         strict: bool = True,
@@ -83,6 +88,7 @@ class Chat(ToolEnv):
         self.template, self.strict = template, strict
         self.user = _user(user)
         self.reward = _reward(reward)
+        self.watch = None if watch is None else _reward(watch)
         if reward_range is not None:
             self.reward_range = reward_range
         elif isinstance(self.reward, RewardModel):
@@ -127,7 +133,13 @@ class Chat(ToolEnv):
         grade = await grade_with(self.reward, task, shown)
         if isinstance(grade, Invalid):
             return grade
-        return replace(grade, parts={**grade.parts, **measures(task, shown)}, correct=None)
+        parts = dict(grade.parts)
+        if self.watch is not None:
+            watched = await grade_with(self.watch, task, shown)
+            if isinstance(watched, Invalid):
+                return watched
+            parts["watched"] = watched.reward
+        return replace(grade, parts=parts | measures(task, shown), correct=None)
 
 
 def measures(task: Task, shown: Sequence[Message]) -> dict[str, float]:
@@ -136,16 +148,16 @@ def measures(task: Task, shown: Sequence[Message]) -> dict[str, float]:
     answers = [m.content for m in shown if m.role == "assistant"]
     asked = next((m.content for m in reversed(shown) if m.role == "user"), "")
     found = [] if answer == NULL_ANSWER else words(answer)
-    parts = {
+    parts = {}
+    if expects := task.metadata.get("expects"):
+        stems = {stem(word) for word in found}
+        parts["expected words"] = sum(stem(word) in stems for word in expects) / len(expects)
+    return parts | {
         "length": float(len(found)),
         "distinct words": distinct_share(found),
         "on topic": overlap(asked, answer),
         "answered": sum(a not in ("", NULL_ANSWER) for a in answers) / max(len(answers), 1),
     }
-    if expects := task.metadata.get("expects"):
-        stems = {stem(word) for word in found}
-        parts["expected words"] = sum(stem(word) in stems for word in expects) / len(expects)
-    return parts
 
 
 def _load(source: str, split: str, options: Mapping[str, Any]) -> TaskSet:
@@ -165,8 +177,8 @@ def _user(user: str | User | None) -> User | None:
 
 
 def _reward(reward: str | Reward) -> Reward:
-    if reward == "embedded":
-        return EmbeddedReward()
+    if isinstance(reward, str) and reward in EMBEDDED:
+        return EmbeddedReward(half=EMBEDDED[reward])
     if isinstance(reward, str):
         return RewardModel(reward, answer_of=str)
     own: Callable[[str], str] = getattr(reward, "answer_of", str)

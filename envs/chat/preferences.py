@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..tasks.base import HELDOUT, is_heldout
 from .prompts import HOLDOUT, shipped_rows
@@ -62,14 +63,18 @@ class Pair:
     kind: str
 
 
-def preference_pairs(split: str) -> list[Pair]:
-    """Every good reply of the split against one reply of each kind of fault."""
-    return list(_pairs(split))
+def preference_pairs(split: str, half: int | None = None) -> list[Pair]:
+    """Every good reply of the split against one reply of each kind of fault.
 
-
-def _pairs(split: str) -> Iterator[Pair]:
+    Args:
+        half: 0 or 1 for the pairs of every second question only; the two share no text.
+    """
     rows = [r for r in shipped_rows() if "reply" in r]
     rows = [r for r in rows if is_heldout(r["prompt"], HOLDOUT) == (split == HELDOUT)]
+    return list(_pairs(split, rows if half is None else rows[half::2]))
+
+
+def _pairs(split: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[Pair]:
     for row in rows:
         others = [r["reply"] for r in rows if r is not row]
         draw = random.Random(f"{split}/{row['id']}")

@@ -62,6 +62,8 @@ class ProgramTasks(TaskSet):
         level: 1 (one step on an integer, a list or a string) to 5 (four steps and a branch),
             or an inclusive (low, high) range from which it is drawn evenly.
         kind: "function" (write `f`) or "stdin" (read standard input, print the result).
+        argument: only programs of this type of argument: int, ints, text, words or counts
+            (counts not with "stdin"). Empty for any.
     """
 
     def __init__(
@@ -72,19 +74,24 @@ class ProgramTasks(TaskSet):
         seed: int = 0,
         level: int | tuple[int, int] = 1,
         kind: str = "function",
+        argument: str = "",
     ) -> None:
         low, high = (level, level) if isinstance(level, int) else level
         if not LEVELS[0] <= low <= high <= LEVELS[1]:
             raise ValueError(f"level must be within 1 and 5, low to high, got {level!r}")
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+        possible = sorted({s.source for s in STEPS if s.tier <= low and _may_start(s, kind)})
+        if argument and argument not in possible:
+            raise ValueError(f"argument must be one of {', '.join(possible)}, got {argument!r}")
         self.split, self.seed = canonical_split(split), seed
         self.size = DEFAULT_SIZE[self.split] if size is None else size
         if self.size < 0:
             raise ValueError(f"size must not be negative, got {size}")
-        self.levels, self.kind = (low, high), kind
+        self.levels, self.kind, self.argument = (low, high), kind, argument
         levels = f"level={low}" + f"-{high}" * (low < high)
-        self.name = f"programs({levels}{',kind=stdin' * (kind == 'stdin')})"
+        of = f",argument={argument}" if argument else ""
+        self.name = f"programs({levels}{',kind=stdin' * (kind == 'stdin')}{of})"
 
     def __len__(self) -> int:
         return self.size
@@ -93,7 +100,7 @@ class ProgramTasks(TaskSet):
         for attempt in range(_MAX_ATTEMPTS):
             rng = random.Random(f"{self.name}/{self.split}/{self.seed}/{index}/{attempt}")
             level = rng.randint(*self.levels)
-            program = _draw(rng, level, self.kind)
+            program = _draw(rng, level, self.kind, self.argument)
             if program is None or not in_split(behaviour(program), self.split):
                 continue
             inputs = _choose_inputs(rng, program)
@@ -118,11 +125,12 @@ def _probes(source: str) -> tuple[Any, ...]:
 # Programs.
 
 
-def _draw(rng: random.Random, level: int, kind: str) -> _Program | None:
+def _draw(rng: random.Random, level: int, kind: str, argument: str) -> _Program | None:
     """A chain of steps, one of them of the level's own tier; None if it got stuck."""
     usable = [step for step in STEPS if step.tier <= level]
     # Where there are more steps to begin with, more programs begin.
-    source = current = rng.choice([s.source for s in usable if _may_start(s, kind)])
+    starts = [s.source for s in usable if _may_start(s, kind)]
+    source = current = argument or rng.choice(starts)
     count = min(level, 3) + (level == 5)
     branch_at = rng.randrange(count) if level >= 4 else None
     phrases, lines, value, tiers = [], [], VARIABLES[source], set()

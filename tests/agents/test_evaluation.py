@@ -285,3 +285,20 @@ def test_tables_show_the_numbers_and_escape_names():
     assert "+0.500" in text
     text = shown(tasks_table(base, limit=2))
     assert "2 of 3 tasks" in text and "t0" in text and "t1" not in text
+
+
+def test_parts_of_the_reward_are_estimated_where_they_are_not_the_reward():
+    rows = [
+        replace(response(r, None), reward_parts={"same": r, "length": n, **more})
+        for r, n, more in ((0.5, 3.0, {}), (1.0, 5.0, {"rare": 0.25}))
+    ]
+    estimates = result_of(*((row,) for row in rows)).estimates
+    assert estimates["part/length"] == mean_interval([[3.0], [5.0]])
+    assert estimates["part/rare"].value == 0.25 and estimates["part/rare"].count == 1
+    assert "part/same" not in estimates
+
+
+def test_figures_of_the_policy_stand_without_an_interval():
+    rows = EvalResult.of([], measures={"exploitability": 0.25})
+    assert rows.metrics()["eval/exploitability"] == 0.25
+    assert "eval/exploitability_low" not in rows.metrics()

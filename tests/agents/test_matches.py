@@ -1,7 +1,9 @@
 """Games with seats: each side is a trajectory of its own, token for token."""
 
 import asyncio
+import math
 import re
+from contextlib import contextmanager
 
 import pytest
 
@@ -9,8 +11,9 @@ import palestra
 from palestra.agents.agent import Agent
 from palestra.agents.engines.base import EngineError, SamplingParams
 from palestra.agents.engines.scripted import ScriptedEngine
-from palestra.agents.matches import match, self_play
-from palestra.agents.rollout import EnvPool, RolloutLimits
+from palestra.agents.evaluation import evaluate
+from palestra.agents.matches import OneSide, Seating, match, seat_tasks, self_play
+from palestra.agents.rollout import EnvPool, RolloutLimits, collect
 from palestra.envs.kuhn_poker import DEALS, FIRST, SECOND, prompt
 from palestra.envs.types import StopReason
 
@@ -104,3 +107,78 @@ def test_self_play_groups_by_task_and_seat():
         or "bet." in text_of(noisy, g.trajectories[0], False)
         for g in only
     )
+
+
+def test_a_deal_that_comes_twice_is_played_anew():
+    noisy = Agent(ScriptedEngine(["[check]", "[call]"], probability=0.6))
+    tasks = [kuhn().tasks[0]] * 2
+    groups = asyncio.run(self_play(EnvPool(kuhn), noisy, tasks, group_size=4, learning=[FIRST]))
+    first, again = ([t.token_ids for t in g.trajectories] for g in groups)
+    assert first != again and groups[0].task.metadata["seat"] == FIRST
+
+
+def test_self_play_holds_an_episode_of_the_learner_for_each_game():
+    class Counting(ScriptedEngine):
+        live = most = 0
+
+        @contextmanager
+        def episode(self):
+            self.live += 1
+            self.most = max(self.most, self.live)
+            yield
+            self.live -= 1
+
+    learner, other = Counting(["[bet]"]), Counting(["[call]"])
+    agents = {FIRST: Agent(learner), SECOND: Agent(other)}
+    tasks = list(kuhn().tasks)
+    play = self_play(EnvPool(kuhn), agents, tasks, group_size=2, learning=[FIRST], concurrency=5)
+    assert len(asyncio.run(play)) == len(tasks)
+    assert (learner.most, learner.live, other.most) == (5, 0, 0)
+
+
+def test_one_side_is_an_episode_of_the_seat_that_the_task_names():
+    tasks = seat_tasks(list(kuhn().tasks), (FIRST, SECOND))
+    assert [t.id for t in tasks[:2]] == ["kuhn/JQ/first", "kuhn/JQ/second"]
+    bettor, caller = agent("[bet]"), agent("[call]")
+    side = OneSide(dict.fromkeys((FIRST, SECOND), caller))
+    groups = asyncio.run(collect(EnvPool(kuhn), bettor, tasks[:2], episode=side))
+    first, second = (g.trajectories[0] for g in groups)
+    # As first it bets and is called with the higher card; as second the other cannot open.
+    assert (first.reward, second.reward) == (-2, 1)
+    assert not second.num_sampled
+
+
+def test_a_game_is_evaluated_from_each_seat_and_the_policy_measured():
+    tasks = list(kuhn().tasks)
+    result = asyncio.run(evaluate(EnvPool(kuhn), agent("[bet]", "[call]"), tasks, samples=2))
+    assert len(result.rows) == 12 and result.num_samples == 24
+    assert {row.seat for row in result.rows} == {FIRST, SECOND}
+    # The other opens with [bet], and the [bet] that answers it is against the rules.
+    assert result.estimates["score/first"].value == 1
+    assert result.estimates["score/second"].value == -1
+    assert result.score.value == 0
+    assert math.isnan(result.estimates["exploitability"].low)
+    caller = agent("[call]")
+    met = asyncio.run(evaluate(EnvPool(kuhn), agent("[bet]"), tasks, opponents=caller))
+    assert met.estimates["score/second"].value == 1  # [call] opens no game
+
+
+def test_an_evaluation_of_a_game_resumes(tmp_path):
+    tasks, pool = list(kuhn().tasks), EnvPool(kuhn)
+    noisy = Agent(ScriptedEngine(["[check]", "[call]"], probability=0.9))
+    whole = asyncio.run(evaluate(pool, noisy, tasks, samples=2, seed=3))
+    asyncio.run(evaluate(pool, noisy, tasks[:4], samples=1, seed=3, folder=tmp_path))
+    resumed = evaluate(pool, noisy, tasks, samples=2, seed=3, folder=tmp_path, resume=True)
+    assert asyncio.run(resumed).rows == whole.rows
+
+
+def test_opponents_need_a_game_and_leave_a_seat():
+    with pytest.raises(ValueError, match="leave one of the seats"):
+        Seating((FIRST, SECOND), {FIRST: agent("a"), SECOND: agent("b")})
+    with pytest.raises(ValueError, match="leave one of the seats"):
+        Seating((), {"third": agent("a")})
+    chat = palestra.make("palestra/Rubric-v0").unwrapped
+    with pytest.raises(ValueError, match="no game with seats"):
+        asyncio.run(
+            evaluate(EnvPool(lambda: chat), agent("a"), [chat.tasks[0]], opponents=agent("b"))
+        )

@@ -345,3 +345,14 @@ def test_reports_are_replaced_whole(tmp_path):
     assert write_report(tmp_path / "eval") == first == tmp_path / "eval" / "report.html"
     assert not list((tmp_path / "eval").glob(".*"))
     assert plain(json.loads((tmp_path / "eval" / "config.json").read_text()))
+
+
+def test_a_reward_is_drawn_beside_its_parts_on_the_same_scale():
+    records = [
+        {"step": step, "eval/score": 0.5, "eval/part/words": 30 + step, "eval/part/watched": 0.4}
+        for step in range(3)
+    ]
+    (chart,) = (c for c in draw_charts(records) if c.title == "Held-out reward and parts")
+    assert chart.legend == ["reward", "watched"]
+    plain = [{"step": 0, "eval/score": 0.5}, {"step": 1, "eval/score": 0.6}]
+    assert [c.title for c in draw_charts(plain)] == ["Held-out accuracy"]

@@ -12,6 +12,7 @@ import palestra.envs.chat
 from palestra.envs.chat import Chat, EmbeddedReward, ScriptedUser, write_warm_start
 from palestra.envs.chat.environment import ZERO
 from palestra.envs.chat.features import topic
+from palestra.envs.chat.preferences import preference_pairs
 from palestra.envs.chat.prompts import shipped_prompts
 from palestra.envs.rewards.reward_model import RewardModel
 from palestra.envs.rewards.thinking import NULL_ANSWER
@@ -232,6 +233,30 @@ def test_the_measure_beside_the_reward_shows_its_exploitation():
     assert paid > 0.8 and covered < 0.1
     paid, covered = (sum(column) / len(known) for column in zip(*honest, strict=True))
     assert paid == 1.0 and covered > 0.8
+
+
+def test_two_models_of_disjoint_halves_one_paid_and_one_watching():
+    env = palestra.make("palestra/Chat-v0", reward="embedded:0", watch="embedded:1").unwrapped
+    halves = [preference_pairs("train", half) for half in (0, 1)]
+    assert sum(map(len, halves)) == len(preference_pairs("train"))
+    assert not {p.prompt for p in halves[0]} & {p.prompt for p in halves[1]}
+    *_, reward, _, _, info = ended(env, GOOD)
+    prompt = env.tasks[0].question
+    paid, watching = (EmbeddedReward(half=half) for half in (0, 1))
+    assert reward == paid.score(prompt, "Boil the egg in water.")
+    assert info["reward_parts"]["watched"] == watching.score(prompt, "Boil the egg in water.")
+    assert paid.fitted.weights != watching.fitted.weights
+    assert min(m.fitted.accuracy["all"] for m in (paid, watching)) > 0.9
+    with pytest.raises(ValueError, match="half must be"):
+        EmbeddedReward(half=2)
+
+
+def test_a_watcher_that_fails_is_invalid_too():
+    def broken(task, messages):
+        return Invalid("judge", "gone")
+
+    step = ended(Chat(tasks=[TASK], reward=Witness(), watch=broken), GOOD)
+    assert step[4]["failure"].message == "gone"
 
 
 def test_the_reward_of_a_conversation_is_the_mean_over_its_answers(tmp_path):

@@ -136,3 +136,10 @@ def test_levels_as_a_curriculum():
 def test_bad_options_say_so(options, message):
     with pytest.raises(ValueError, match=message):
         ProgramTasks(**options)
+
+
+def test_programs_of_one_type_of_argument():
+    tasks = ProgramTasks(level=1, argument="int", size=30)
+    assert all("of an integer n" in task.question for task in tasks)
+    with pytest.raises(ValueError, match="argument must be one of int, ints, text, words, got 'x'"):
+        ProgramTasks(argument="x")

@@ -6,6 +6,8 @@ python letters.py FOLDER [--resume]
 import sys
 from pathlib import Path
 
+import torch
+
 from palestra.envs.core import ToolEnv
 from palestra.envs.registration import register
 from palestra.envs.types import Message, Task
@@ -56,6 +58,17 @@ def config(model: Path, **changes: object) -> TrainConfig:
         "threads": 1,
     }
     return TrainConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def same(left: object, right: object) -> bool:
+    """Whether two loaded checkpoints are equal, bit for bit."""
+    if isinstance(left, torch.Tensor):
+        return torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(map(same, left, right))
+    return left == right
 
 
 if __name__ == "__main__":

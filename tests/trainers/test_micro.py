@@ -20,11 +20,11 @@ from palestra.envs.protocols import get_protocol
 from palestra.envs.tasks import load_tasks
 from palestra.envs.types import Message
 from palestra.trainers.micro import MicroRecipe, build_base_model, build_tokenizer
-from palestra.trainers.micro.corpus import (
+from palestra.trainers.micro.corpora.tools import (
     CLOSE,
     Question,
     direct_document,
-    draw_documents,
+    draw,
     draw_question,
     evaluate,
     output_block,
@@ -54,7 +54,7 @@ def tokenizer():
 
 def corpus(count, seed=0):
     rng = np.random.default_rng(seed)
-    return draw_documents(count, rng, tool_every=20, copy_share=0.5, emphasis=5.0)
+    return draw(count, rng, 1.0)
 
 
 def test_every_printable_character_is_one_token(tokenizer):
@@ -129,8 +129,8 @@ def test_questions_read_like_the_arithmetic_tasks():
 
 def test_tool_documents_are_as_rare_as_promised():
     documents = corpus(2000)
-    assert Fraction(sum(d.uses_tool for d in documents), 2000) == Fraction(1, 20)
-    assert all(d.uses_tool == ("```python" in d.response) for d in documents)
+    assert Fraction(sum(d.long for d in documents), 2000) == Fraction(1, 20)
+    assert all(d.long == ("```python" in d.response) for d in documents)
 
 
 def test_direct_answers_are_right_on_easy_questions_and_mostly_wrong_on_hard_ones():
@@ -158,7 +158,7 @@ def test_programs_print_the_value(index):
 def test_tool_documents_are_what_the_environment_would_write():
     """The program is a call of the fenced protocol, and the block after it is its `show`."""
     protocol = get_protocol("fenced")
-    document = tool_document(Question("47 * 86", 4042, False), np.random.default_rng(0), 5.0)
+    document = tool_document(Question("47 * 86", 4042, False), np.random.default_rng(0))
     choice, program, block, answer = (piece.text for piece in document.pieces)
     (call,) = protocol.calls(Message("assistant", choice + program))
     assert json.loads(call.arguments)["code"] in programs(Question("47 * 86", 4042, False))
@@ -169,7 +169,7 @@ def test_tool_documents_are_what_the_environment_would_write():
 
 def test_weights_leave_out_the_prompt_and_the_output(tokenizer):
     question = Question("47 * 86", 4042, False)
-    document = tool_document(question, np.random.default_rng(0), 5.0)
+    document = tool_document(question, np.random.default_rng(0))
     ids, weights = encode_document(tokenizer, document)
     assert len(ids) == len(weights)
     free = tokenizer.decode([i for i, w in zip(ids, weights, strict=True) if w == 0])

@@ -10,6 +10,7 @@ from pathlib import Path
 import letters
 import pytest
 import torch
+from letters import same
 
 from palestra.agents.runlog import read_groups, read_metrics, trajectory_files
 from palestra.trainers.checkpoint import latest_checkpoint
@@ -76,16 +77,6 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(model, killed_after):
 
 def tokens(path):
     return [(t.token_ids, t.logprobs) for g in read_groups(path) for t in g.trajectories]
-
-
-def same(left, right):
-    if isinstance(left, torch.Tensor):
-        return torch.equal(left, right)
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
-    if isinstance(left, (list, tuple)):
-        return len(left) == len(right) and all(map(same, left, right))
-    return left == right
 
 
 def test_a_run_learns_and_keeps_its_promises(model, tmp_path):

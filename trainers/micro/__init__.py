@@ -1,4 +1,4 @@
-"""The micro base model behind `palestra quickstart`, built from scratch in about a minute."""
+"""Micro base models, built from scratch in about a minute: what `palestra quickstart` trains."""
 
 from .pretrain import MicroRecipe, build_base_model
 from .tokenizer import build_tokenizer

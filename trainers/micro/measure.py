@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import LlamaForCausalLM
 
-from .corpus import FENCE, Question, draw_number, draw_question, output_block, programs
+from .corpora.tools import FENCE, Question, draw_number, draw_question, output_block, programs
 from .tokenizer import encode_prompt
 
 

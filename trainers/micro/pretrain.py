@@ -1,8 +1,8 @@
 """Build the micro base model: a Llama of half a million parameters, from scratch, in a minute.
 
-It can use the Python tool and copy its output, but calls it in about one response of
-twenty-five, and its own answers to hard questions are guesses. `palestra quickstart` trains
-it with reinforcement learning.
+What it can do is what its corpus holds (`corpora/`). The one behind `palestra quickstart` can use
+the Python tool and copy its output, but calls it in about one response of twenty-five, and its
+own answers to hard questions are guesses.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from .corpus import Document, draw_documents
+from .corpora import CORPORA, Document
 from .measure import measure
 from .tokenizer import END, PAD, SPECIAL_TOKENS, build_tokenizer, encode_prompt
 
@@ -35,21 +35,19 @@ class MicroRecipe:
     """Everything that determines the base model, next to the seed.
 
     Attributes:
-        version: raise it when the corpus, the tokenizer or the training code changes.
+        version: raise it when a corpus, the tokenizer or the training code changes.
+        corpus: what it is trained on, a name in `corpora.CORPORA`.
         steps / documents_per_step: optimiser updates, and documents in each.
         lr: peak rate of AdamW, which trains the embedding and the norms.
         matrix_lr: peak rate of Muon, which trains the weight matrices; at this size it
             learns to copy in a third of the steps that AdamW takes.
         warmup / cooldown: shares of the steps in which the rates rise and fall linearly.
-        tool_every: one document in so many calls the tool.
-        copy_share / copy_until: share of copy practice among the other documents; it falls
-            linearly from 0.95 and reaches its value after this share of the steps.
-        emphasis: loss weight of what follows the decision to call the tool.
         threads: torch threads. At this size a second one gains little, costs much on a busy
             machine, and would change the last bits of the weights.
     """
 
     version: int = 1
+    corpus: str = "tools"
     hidden_size: int = 128
     layers: int = 3
     heads: int = 4
@@ -63,10 +61,6 @@ class MicroRecipe:
     cooldown: float = 0.6
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-    tool_every: int = 20
-    copy_share: float = 0.5
-    copy_until: float = 0.5
-    emphasis: float = 5.0
     threads: int = 1
 
     def fingerprint(self, seed: int) -> str:
@@ -122,18 +116,12 @@ def pretrain(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = new_model(recipe)
-    rng = np.random.default_rng(seed)
+    draw, rng = CORPORA[recipe.corpus], np.random.default_rng(seed)
     tokenizer = build_tokenizer(recipe.context_length)
     optimizers = _optimizers(model, recipe)
     for step in range(recipe.steps):
         _set_rates(optimizers, _rate(recipe, step / recipe.steps))
-        documents = draw_documents(
-            recipe.documents_per_step,
-            rng,
-            tool_every=recipe.tool_every,
-            copy_share=_copy_share(recipe, step / recipe.steps),
-            emphasis=recipe.emphasis,
-        )
+        documents = draw(recipe.documents_per_step, rng, step / recipe.steps)
         loss = _accumulate(model, tokenizer, documents)
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
         for optimizer in optimizers:
@@ -184,8 +172,8 @@ def _accumulate(model: LlamaForCausalLM, tokenizer: Any, documents: Sequence[Doc
     rows = [encode_document(tokenizer, d) for d in documents]
     total = sum(sum(weights) for _, weights in rows)
     loss = 0.0
-    for uses_tool in (True, False):
-        part = [row for row, d in zip(rows, documents, strict=True) if d.uses_tool is uses_tool]
+    for long in (True, False):
+        part = [row for row, d in zip(rows, documents, strict=True) if d.long is long]
         if part:
             ids, weights = _pad(part, tokenizer.pad_token_id)
             logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
@@ -229,10 +217,6 @@ def _rate(recipe: MicroRecipe, done: float) -> float:
     return min(1.0, (done + 1e-3) / recipe.warmup, (1.0 - done) / recipe.cooldown)
 
 
-def _copy_share(recipe: MicroRecipe, done: float) -> float:
-    return max(recipe.copy_share, 0.95 * (1 - done / recipe.copy_until))
-
-
 def _write(folder: Path, recipe: MicroRecipe, seed: int, progress: Progress | None) -> None:
     began = time.perf_counter()
     model = pretrain(recipe, seed, progress)
@@ -247,7 +231,7 @@ def _write(folder: Path, recipe: MicroRecipe, seed: int, progress: Progress | No
         "parameters": sum(p.numel() for p in model.parameters()),
         "pretraining_s": round(seconds, 1),
         "torch": torch.__version__,
-        "figures": measure(model, tokenizer, seed=seed),
+        "figures": measure(model, tokenizer, seed=seed) if recipe.corpus == "tools" else {},
     }
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
 

@@ -46,6 +46,11 @@ def build_tokenizer(context_length: int = 512) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def turn(role: str, text: str) -> str:
+    """A whole turn as the template writes it."""
+    return f"<|{role}|>{text}{END}"
+
+
 def encode_prompt(tokenizer: PreTrainedTokenizerFast, question: str) -> list[int]:
     """Ids of a user message and the opening of the assistant's turn, as the template has it."""
     user, end, assistant = (SPECIAL_TOKENS.index(t) for t in ("<|user|>", END, "<|assistant|>"))

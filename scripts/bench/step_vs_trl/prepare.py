@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from palestra.trainers.micro import build_base_model
-from palestra.trainers.micro.corpus import draw_number
+from palestra.trainers.micro.corpora.tools import draw_number
 
 # The micro model's template with calls and results. It is handed the tools by both sides and
 # shows them on neither: the model knows its one tool from training.

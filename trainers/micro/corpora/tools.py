@@ -1,8 +1,8 @@
-"""Procedurally generated text for the micro base model.
+"""Arithmetic with a Python tool: what `palestra quickstart` starts from.
 
 Most documents answer an arithmetic question outright: rightly when both operands have one
 digit, otherwise with a guess that is near the truth and almost never equal to it. One
-document in `tool_every` calls the Python tool instead and copies its true output. The base
+document in `TOOL_EVERY` calls the Python tool instead and copies its true output. The base
 model therefore *can* use the tool, and seldom does: what reinforcement learning is to find.
 """
 
@@ -13,8 +13,15 @@ from math import prod
 
 import numpy as np
 
+from .documents import Document, Piece
+
 FENCE, CLOSE = "```python\n", "\n```"
 FACT_WEIGHT, GUESS_WEIGHT, CHOICE_WEIGHT = 3.0, 0.2, 0.4  # of tokens, in the loss
+EMPHASIS = 5.0  # loss weight of what follows the decision to call the tool
+TOOL_EVERY = 20  # one document in so many calls the tool
+# The share of copy practice among the other documents falls linearly from the first number
+# and reaches the second after COPY_UNTIL of the training.
+COPY_SHARE, COPY_UNTIL = (0.95, 0.5), 0.5
 OPERATIONS = ("+", "-", "*")
 OPENERS = ("", "", "", "The answer is ", "I think it is ", "That makes ")
 
@@ -30,27 +37,6 @@ class Question:
     @property
     def text(self) -> str:
         return f"What is {self.expression}?"
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A stretch of an assistant turn and what each of its tokens weighs in the loss."""
-
-    text: str
-    weight: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A user message and the assistant turn that follows; an end token closes it."""
-
-    prompt: str
-    pieces: tuple[Piece, ...]
-    uses_tool: bool = False
-
-    @property
-    def response(self) -> str:
-        return "".join(piece.text for piece in self.pieces)
 
 
 def evaluate(numbers: list[int], operations: list[str]) -> int:
@@ -129,11 +115,11 @@ def output_block(output: str) -> str:
     return f"{CLOSE}\n```output\n{output}\n```\n"
 
 
-def tool_document(question: Question, rng: np.random.Generator, emphasis: float) -> Document:
+def tool_document(question: Question, rng: np.random.Generator) -> Document:
     """A tool call, its output (which weighs nothing: the model never writes it), the answer.
 
     The first character is the choice to call the tool. It weighs `CHOICE_WEIGHT`, all that
-    follows `emphasis`: calls stay rare, and good copying is learnt from few of them.
+    follows `EMPHASIS`: calls stay rare, and good copying is learnt from few of them.
     """
     output, answer = str(question.value), question.value
     short, long = programs(question)
@@ -144,22 +130,22 @@ def tool_document(question: Question, rng: np.random.Generator, emphasis: float)
         output, answer = "NameError: name 'y' is not defined", guess(question, rng)
     pieces = (
         Piece(FENCE[0], CHOICE_WEIGHT),
-        Piece(f"{FENCE[1:]}{code}{CLOSE}", emphasis),
+        Piece(f"{FENCE[1:]}{code}{CLOSE}", EMPHASIS),
         Piece(output_block(output).removeprefix(CLOSE), 0.0),
-        Piece(rf"\boxed{{{answer}}}", emphasis),
+        Piece(rf"\boxed{{{answer}}}", EMPHASIS),
     )
-    return Document(question.text, pieces, uses_tool=True)
+    return Document(question.text, pieces, long=True)
 
 
-def draw_documents(
-    count: int, rng: np.random.Generator, *, tool_every: int, copy_share: float, emphasis: float
-) -> list[Document]:
-    """`count` documents, of which exactly every `tool_every`-th calls the tool."""
+def draw(count: int, rng: np.random.Generator, done: float) -> list[Document]:
+    """`count` documents, of which exactly every `TOOL_EVERY`-th calls the tool."""
+    high, low = COPY_SHARE
+    copy_share = max(low, high * (1 - done / COPY_UNTIL))
     documents = []
     for i in range(count):
         question = draw_question(rng)
-        if i % tool_every == 0:
-            documents.append(tool_document(question, rng, emphasis))
+        if i % TOOL_EVERY == 0:
+            documents.append(tool_document(question, rng))
         elif rng.random() < copy_share:
             documents.append(copy_document(rng))
         else:
