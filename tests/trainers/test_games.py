@@ -61,7 +61,7 @@ def test_self_play_trains_both_seats_and_resumes_exactly(base, tmp_path):
     assert {g.task.metadata["seat"] for g in groups(whole)} == {"first", "second"}
     assert any(t.reward != g.trajectories[0].reward for g in groups(whole) for t in g.trajectories)
     first, *_, last = metrics(whole)
-    assert first["eval/bare moves"] > 0.1
+    assert first["eval/bare moves"] > 0.02
     assert 0 < last["eval/exploitability"] != first["eval/exploitability"]
     assert last["eval/score/first"] == pytest.approx(-last["eval/score/second"], abs=1.5)
 
