@@ -82,10 +82,12 @@ async def match(
     stops = dict.fromkeys(env.seats, StopReason.COMPLETED)
     failure: Invalid | None = None
     try:
-        options = {"task": task} if task is not None else None
-        observation, _ = env.reset(seed=seed if env_seed is None else env_seed, options=options)
         async with asyncio.timeout(limits.timeout_s):
-            failure = await _play(env, players, observation, stops, limits)
+            opening = _opening(env, task, seed if env_seed is None else env_seed)
+            if isinstance(opening, Invalid):
+                failure = opening
+            else:
+                failure = await _play(env, players, opening, stops, limits)
     except TimeoutError:
         stops = dict.fromkeys(env.seats, StopReason.TIMEOUT)
         env.abandoned = True
@@ -103,6 +105,14 @@ async def match(
         seat: close_record(env, task, player.record, stops[seat], player.seed, start)
         for seat, player in players.items()
     }
+
+
+def _opening(env: SeatEnv, task: Task | None, seed: int) -> list[Message] | Invalid:
+    """What the first player sees, or why there is no game."""
+    try:
+        return env.reset(seed=seed, options=None if task is None else {"task": task})[0]
+    except Exception as error:  # noqa: BLE001 - the environment boundary
+        return Invalid("env", f"reset: {type(error).__name__}: {error}")
 
 
 async def _play(

@@ -4,6 +4,7 @@ import asyncio
 import math
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -86,6 +87,13 @@ def test_a_lost_engine_makes_every_side_invalid():
     slow.engine.token_s = 0.2
     sides = play(slow, limits=RolloutLimits(timeout_s=0.3))
     assert {t.stop_reason for t in sides.values()} == {StopReason.TIMEOUT}
+
+
+def test_a_game_that_cannot_begin_is_invalid_for_every_side():
+    env = kuhn()
+    broken = replace(env.tasks[0], metadata={})
+    sides = asyncio.run(match(env, agent("[bet]"), broken))
+    assert all(t.reward is None and "KeyError" in t.failure.message for t in sides.values())
 
 
 def test_self_play_groups_by_task_and_seat():
