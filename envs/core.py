@@ -106,8 +106,7 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
         return ()
 
     async def measure(self, ask: Ask) -> dict[str, float]:
-        """Figures of a whole policy that no episode shows, logged by evaluations; default none.
-        `ask(messages, replies)` says how likely the policy gives each of these replies."""
+        """Figures of a policy as a whole, for evaluations, from how likely it says things."""
         return {}
 
     def save_resources(self) -> Any:

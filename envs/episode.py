@@ -8,6 +8,7 @@ from typing import Any
 
 from .types import Message, StopReason, Task, ToolResult
 
+# (messages, replies) -> how likely a policy answers the messages with each of the replies
 Ask = Callable[[Sequence[Message], Sequence[str]], Awaitable[Sequence[float]]]
 
 

@@ -74,7 +74,7 @@ def test_recipes_in_the_page_load(page: Path, tmp_path: Path) -> None:
             continue
         env = load_toml(TrainConfig, tmp_path / "recipe.toml").env
         if not str(env.options.get("tasks")).endswith(".jsonl"):  # a file of the reader's
-            for options in (env.options, env.options | env.heldout):
+            for options in (env.options, env.heldout_options()):
                 make(env.id, **options).close()
 
 

@@ -81,6 +81,13 @@ class EnvConfig:
     options: dict[str, Any] = field(default_factory=dict)
     heldout: dict[str, Any] = field(default_factory=lambda: {"split": "heldout"})
 
+    def heldout_options(self) -> dict[str, Any]:
+        """Arguments of the constructor for held-out tasks."""
+        from ..envs.registration import parameters, spec
+
+        has_splits = "split" in parameters(spec(self.id))
+        return self.options | {k: v for k, v in self.heldout.items() if k != "split" or has_splits}
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingConfig:

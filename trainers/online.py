@@ -28,7 +28,7 @@ from ..agents.rollout import EnvPool, RolloutLimits, collect
 from ..agents.runlog import RunLog, plain
 from ..agents.seeding import derive_seed
 from ..envs.core import ChatEnv
-from ..envs.registration import maker, parameters, spec
+from ..envs.registration import maker
 from ..envs.seats import SeatEnv
 from ..envs.tasks import TaskSet
 from ..envs.types import Group, Task
@@ -129,9 +129,9 @@ class Trainer:
         self.learner.check(self.agent.sampling)
         self.examiner = Agent(self.engine, self._sampling(config.eval.temperature))
         self.limits = RolloutLimits(config.sampling.max_tokens, config.sampling.timeout_s)
-        self.envs, tasks, seats = self._environments({})
+        self.envs, tasks, seats = self._environments(config.env.options)
         self.stream = task_stream(tasks, config.seed, config.curriculum, config.curriculum_options)
-        self.exams, tasks, _ = self._environments(config.env.heldout)
+        self.exams, tasks, _ = self._environments(config.env.heldout_options())
         self.exam_tasks = [tasks[i] for i in range(min(config.eval.tasks, len(tasks)))]
         self.opponents = self._opponents()
         seating = Seating(seats, self.opponents) if seats or self.opponents else None
@@ -245,13 +245,10 @@ class Trainer:
         return make_engine(self.config.engine, target, tokenizer=tokenizer, **options)
 
     def _environments(
-        self, changes: Mapping[str, Any]
+        self, options: Mapping[str, Any]
     ) -> tuple[EnvPool, Sequence[Task] | TaskSet, tuple[str, ...]]:
         """Environments to borrow, their tasks, and their seats (none but in games)."""
-        config = self.config.env
-        splits = "split" in parameters(spec(config.id))
-        changes = {k: v for k, v in changes.items() if k != "split" or splits}
-        make_env = maker(config.id, **(config.options | changes))
+        make_env = maker(self.config.env.id, **options)
         env = cast(ChatEnv, make_env().unwrapped)
         tasks, seats = env.tasks, env.seats if isinstance(env, SeatEnv) else ()
         env.close()

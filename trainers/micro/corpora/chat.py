@@ -16,20 +16,21 @@ from .documents import Document, Piece
 
 MORE = 0.4  # how likely another sentence follows
 ADVICE = (
-    "Keep it cool, dry and away from light.",
-    "Use warm water, soap and a soft cloth.",
-    "Start with a small step and do it every day.",
-    "Put it in a pan with oil and an onion for five minutes.",
-    "Go to bed early and leave your phone in another room.",
-    "Take a book, a map and a bottle of water with you.",
-    "Give the plant light, fresh soil and little water.",
-    "Write a list, and cross off what is done.",
-    "Ask a friend to listen and tell you what to change.",
-    "Save a little money each month before you spend it.",
-    "Walk for half an hour and rest on the next day.",
-    "Mix flour, eggs and milk, and add some salt.",
+    "Keep it cool, dry and dark.",
+    "Use warm water and a soft cloth.",
+    "Start with a small step each day.",
+    "Fry an onion in oil for five minutes.",
+    "Go to bed early and sleep well.",
+    "Give the plant light and fresh soil.",
+    "Write a list of what you need.",
+    "Ask a friend to listen to you.",
 )
-PHRASES = (EMPTY_PHRASES[:6], RUDE[:4], REFUSALS[:3], ADVICE)
+PHRASES = (
+    tuple(sorted(EMPTY_PHRASES, key=len)[:4]),
+    tuple(sorted(RUDE, key=len)[:3]),
+    tuple(sorted(REFUSALS, key=len)[:2]),
+    ADVICE,
+)
 SHARES = (0.35, 0.15, 0.2, 0.3)  # of the sentences
 
 

@@ -1,7 +1,7 @@
-"""Kuhn poker, played the wrong way round: what self-play starts from.
+"""Kuhn poker, played with little regard to the cards: what self-play starts from.
 
-Low cards are bet and called with more often than high ones. So the model looks at its card, and
-has to learn what it is worth.
+A higher card is bet and called with a little more often than a lower one, so the model looks at
+its card and does not know what it is worth.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ....envs.kuhn_poker import INFO_SETS, legal, prompt
 from ..tokenizer import END, turn
 from .documents import Document, Piece
 
-BOLD = {"J": 0.75, "Q": 0.5, "K": 0.25}  # how often a card is bet or called with
+BOLD = {"J": 0.4, "Q": 0.5, "K": 0.6}  # how often a card is bet or called with
 EMPHASIS = 5.0  # loss weight of the choice
 
 

@@ -19,9 +19,9 @@ from .documents import Document, Piece
 LEVEL = 1
 TASKS = 300  # different ones in the corpus
 RIGHT = 0.15  # share of right programs in the form of the task
-TASK_EVERY = 4  # one document in so many is a task
+TASK_EVERY = 3  # one document in so many is a task
 EASY = tuple(step for step in STEPS if step.tier == LEVEL and step.source == "int")
-EMPHASIS = 3.0
+EMPHASIS = 5.0  # loss weight of what is copied, so that copying is learnt from few documents
 _TOLD = re.compile(r"integer n: (.+)\. Return")
 
 
@@ -37,15 +37,17 @@ def practice(rng: np.random.Generator) -> Document:
 
 
 def attempt(rng: np.random.Generator) -> Document:
-    """A task and a program for it, one in `RIGHT` the right one, the others with another step."""
+    """A task and a program for it, one in `RIGHT` the right one, the others with another step and
+    the constant that was asked for."""
     question = _question(rng)
     step, k = _told(question)
     if rng.random() >= RIGHT:
-        others = [other for other in EASY if other is not step]
+        others = [other for other in EASY if other.choices and other is not step]
         step = others[int(rng.integers(len(others)))]
-        k = k if k in step.choices else int(rng.choice(step.choices or (0,)))
-    head = "```python\ndef f(n):\n    return "
-    pieces = (Piece(head), Piece(expression(step, k)), Piece("\n```"))
+        k = 2 if k is None else k
+    chosen = expression(step, k)
+    head = "```python\ndef f(n):\n    return n "
+    pieces = (Piece(head), Piece(chosen[2:4]), Piece(chosen[4:], EMPHASIS), Piece("\n```"))
     return Document(question, pieces, long=True)
 
 
