@@ -10,8 +10,7 @@ tokens, masks and log-probabilities are the rollout's business (`agents/rollout.
 
     env = Capital(tasks=[Task("fr", (Message("user", "The capital of France?"),), "Paris")])
 
-Hooks may be `def` or `async def`. `step` and `reset` are Gymnasium's; `astep` is the same
-step for callers that run many episodes in one event loop.
+Hooks may be `def` or `async def`. `step` and `reset` are Gymnasium's; `astep` is `step` in a loop.
 """
 
 from __future__ import annotations
