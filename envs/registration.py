@@ -69,6 +69,16 @@ _BUILT_IN = (
         "palestra.envs.interop.openenv:OpenEnvChat",
         "An environment on an OpenEnv server, whose actions and observations are text",
     ),
+    (
+        "palestra/Verifiers-v0",
+        "palestra.envs.interop.verifiers:make",
+        "Environments written for verifiers, scored by their own rewards",
+    ),
+    (
+        "palestra/Inspect-v0",
+        "palestra.envs.interop.inspect_ai:InspectTask",
+        "Tasks of inspect-ai that ask for text, scored by their own scorers",
+    ),
 )
 
 
