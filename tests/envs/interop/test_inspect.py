@@ -17,8 +17,20 @@ inspect_ai = pytest.importorskip("inspect_ai", reason="needs scripts/test_intero
 sys.path.insert(0, str(Path(__file__).with_name("packages")))
 
 
+made = []
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    while made:
+        made.pop().close()
+
+
 def make(task, **settings):
-    return palestra.make("palestra/Inspect-v0", name=f"inspect_words:{task}", **settings).unwrapped
+    env = palestra.make("palestra/Inspect-v0", name=f"inspect_words:{task}", **settings)
+    made.append(env)
+    return env.unwrapped
 
 
 def played(env, index, replies):

@@ -20,10 +20,22 @@ if not hasattr(vf, "load_environment"):
 sys.path.insert(0, str(Path(__file__).with_name("packages")))
 
 
+made = []
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    while made:
+        made.pop().close()
+
+
 def make(kind, **settings):
     options = {"kind": kind} | settings.pop("options", {})
     name = settings.pop("name", "vf-old-words")
-    return palestra.make("palestra/Verifiers-v0", name=name, options=options, **settings).unwrapped
+    env = palestra.make("palestra/Verifiers-v0", name=name, options=options, **settings)
+    made.append(env)
+    return env.unwrapped
 
 
 def call(name, **arguments):

@@ -17,9 +17,21 @@ pytest.importorskip("verifiers", "0.4.0", reason="needs scripts/test_interop ver
 sys.path.insert(0, str(Path(__file__).with_name("packages")))
 
 
+made = []
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    while made:
+        made.pop().close()
+
+
 def make(**settings):
     settings = {"name": "vf-new-words", "size": 30} | settings
-    return palestra.make("palestra/Verifiers-v0", **settings).unwrapped
+    env = palestra.make("palestra/Verifiers-v0", **settings)
+    made.append(env)
+    return env.unwrapped
 
 
 def word(env):
