@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -25,6 +25,27 @@ async def with_group_rewards(group: Group, extras: GroupRewards | None) -> Group
         kind = "judge" if isinstance(error, JudgeError) else "verifier"
         failure = Invalid(kind, f"group reward: {type(error).__name__}: {error}")
     return replace(group, trajectories=tuple(_failed(t, failure) for t in group.trajectories))
+
+
+class Gathering:
+    """Groups in the making: members arrive in any order, and the last one completes its group.
+
+    `extras` are the group rewards that the environment declares.
+    """
+
+    def __init__(self, size: int, extras: GroupRewards | None) -> None:
+        self._size, self._extras = size, extras
+        self._members: defaultdict[int | str, dict[int, Trajectory]] = defaultdict(dict)
+
+    async def add(self, at: int | str, task: Task, index: int, member: Trajectory) -> Group | None:
+        """Take member `index` of group `at`; its last one gives the group, with its rewards."""
+        members = self._members[at]
+        members[index] = member
+        if len(members) < self._size:
+            return None
+        del self._members[at]
+        whole = Group(task, tuple(members[i] for i in range(self._size)))
+        return await with_group_rewards(whole, self._extras)
 
 
 def _failed(trajectory: Trajectory, failure: Invalid) -> Trajectory:

@@ -29,7 +29,7 @@ from ..envs.types import (
 )
 from .agent import Agent
 from .engines.base import ContextOverflow, Engine, EngineError
-from .grouping import group_seeds, with_group_rewards
+from .grouping import Gathering, group_seeds
 from .recording import Recorder, close_record
 from .rendering import Renderer
 from .seeding import derive_seed
@@ -272,8 +272,7 @@ async def collect(
         for index in range(group_size)
     ]
     async with pool.borrow() as env:
-        extras = env.group_rewards
-    played: list[dict[int, Trajectory]] = [{} for _ in tasks]
+        gathering = Gathering(group_size, env.group_rewards)
     groups: dict[int, Group] = {}
 
     async def one(env: ChatEnv, job: Job) -> Trajectory:
@@ -282,12 +281,11 @@ async def collect(
 
     async def finished(number: int, trajectory: Trajectory) -> None:
         at, index = divmod(number, group_size)
-        played[at][index] = trajectory
-        if len(played[at]) == group_size:
-            members = tuple(played[at][i] for i in range(group_size))
-            groups[at] = await with_group_rewards(Group(tasks[at], members), extras)
+        group = await gathering.add(at, tasks[at], index, trajectory)
+        if group is not None:
+            groups[at] = group
             if on_group:
-                on_group(groups[at])
+                on_group(group)
 
     await play(pool, agent.engine, jobs, one, finished, concurrency=concurrency)
     return [groups[at] for at in range(len(tasks))]

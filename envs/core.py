@@ -70,7 +70,7 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
     """The lowest and the highest reward of a whole episode."""
     protocol: Protocol | None = None
     group_rewards: GroupRewards | None = None
-    """Rewards of a whole group, which `collect` adds once all its members have finished."""
+    """Rewards of a whole group, added in training and evaluation once all members have finished."""
     abandoned = False
     """Set when a step was cut off half way: what it started may still run, so the
     environment must not be used again."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...envs.core import ChatEnv
+from ...envs.rewards.group import GroupRewards
 from ...envs.seats import SeatEnv
 from ...envs.types import Task, Trajectory
 from ..agent import Agent
+from ..grouping import Gathering
 from ..matches import OneSide, seat_tasks
 from ..rollout import EnvPool, Episode, Job, RolloutLimits, play, rollout
 from ..runlog import JsonLines, plain, read_json_lines, write_json
@@ -51,7 +54,9 @@ async def evaluate(
     """Play every task `samples` times and summarise.
 
     Sample i of a task has the seeds that member i of `rollout_group` has, so a resumed or
-    extended evaluation samples exactly what an uninterrupted one would have.
+    extended evaluation samples exactly what an uninterrupted one would have. Where the
+    environment declares group rewards, the samples of a task are a group as in training: they
+    are kept, told and resumed together.
 
     In a game with seats every task is played once from each seat, and the agent's reward there
     is the sample. Where the environment measures policies (`ChatEnv.measure`) its figures come
@@ -72,36 +77,35 @@ async def evaluate(
             seed, or there are opponents but no seats.
         FileExistsError: `folder` holds samples and `resume` is not set.
     """
-    env_id, seats = await _kind(pool)
+    env_id, seats, extras = await _kind(pool)
     tasks = seat_tasks(tasks, seats) if seats else tasks
     episode = _episode(env_id, seats, opponents)
     _check(tasks, samples, concurrency)
     wanted = {(task.id, i): task for task in tasks for i in range(samples)}
     done = _resumed(folder, wanted, seed, resume) if folder else {}
-    keep, tally = _Keeper(folder), _Tally(done.values(), len(wanted))
-    left = [key for key in wanted if key not in done]
+    if extras:
+        done = _whole(done, tasks, samples)
+    book, left = _Book(folder, done, len(wanted), progress), [k for k in wanted if k not in done]
+    gathering = Gathering(samples, extras)
 
     async def one(env: ChatEnv, job: Job) -> Trajectory:
         seeds = {"seed": job.seed, "env_seed": job.env_seed}
         return await episode(env, agent, job.task, **seeds, limits=limits, counted=True)
 
-    def finished(number: int, trajectory: Trajectory) -> None:
-        key = left[number]
-        done[key] = Sample.of(trajectory)
-        keep.sample(wanted[key], key[1], trajectory)
-        if progress:
-            progress(tally.add(trajectory))
+    async def finished(number: int, trajectory: Trajectory) -> None:
+        task, index = wanted[left[number]], left[number][1]
+        if not extras:
+            book.enter(task, index, trajectory)
+        elif group := await gathering.add(task.id, task, index, trajectory):
+            for place, member in enumerate(group.trajectories):
+                book.enter(task, place, member)
 
-    jobs = [
-        Job(wanted[key], derive_seed(seed, *key), derive_seed(seed, "env", key[0])) for key in left
-    ]
-    try:
+    jobs = [Job(wanted[k], derive_seed(seed, *k), derive_seed(seed, "env", k[0])) for k in left]
+    with closing(book):
         await play(pool, agent.engine, jobs, one, finished, concurrency=concurrency)
         figures = await measures(pool, agent)
-    finally:
-        keep.close()
     result = EvalResult.of(
-        [TaskRow.of(t, [done[t.id, i] for i in range(samples)]) for t in tasks],
+        [TaskRow.of(t, [book.done[t.id, i] for i in range(samples)]) for t in tasks],
         name=name,
         env_id=env_id,
         level=level,
@@ -123,20 +127,31 @@ def read_samples(folder: Path) -> Iterator[tuple[Task, int, Trajectory]]:
         yield Task.from_dict(record["task"]), record["sample"], trajectory
 
 
-class _Keeper:
-    """Appends finished samples to the folder, if there is one."""
+class _Book:
+    """The samples so far. Each new one is appended to the folder, if there is one, and told."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        done: dict[Key, Sample],
+        total: int,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.done, self._progress = done, progress
+        self._tally = _Tally(done.values(), total)
         self._lines: JsonLines | None = None
         if folder:
             path = _samples_file(folder)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lines = JsonLines(path)
 
-    def sample(self, task: Task, index: int, trajectory: Trajectory) -> None:
+    def enter(self, task: Task, index: int, trajectory: Trajectory) -> None:
+        self.done[task.id, index] = Sample.of(trajectory)
         if self._lines:
             record = {"task": plain(task.to_dict()), "sample": index}
             self._lines.append(record | {"trajectory": trajectory.to_dict()})
+        if self._progress:
+            self._progress(self._tally.add(trajectory))
 
     def close(self) -> None:
         if self._lines:
@@ -172,6 +187,12 @@ def _resumed(
             )
         found[key] = Sample.of(trajectory)
     return {key: sample for key, sample in found.items() if sample.reward is not None}
+
+
+def _whole(done: Mapping[Key, Sample], tasks: Sequence[Task], samples: int) -> dict[Key, Sample]:
+    """Of the samples found, those whose whole group was: a missing sibling changes them all."""
+    groups = ([(task.id, i) for i in range(samples)] for task in tasks)
+    return {key: done[key] for group in groups if all(k in done for k in group) for key in group}
 
 
 class _Tally:
@@ -214,11 +235,11 @@ def _episode(
     )
 
 
-async def _kind(pool: EnvPool) -> tuple[str, tuple[str, ...]]:
-    """The environment's id, and its seats if it is a game."""
+async def _kind(pool: EnvPool) -> tuple[str, tuple[str, ...], GroupRewards | None]:
+    """The environment's id, its seats if it is a game, and the group rewards it declares."""
     async with pool.borrow() as env:
         seats = env.seats if isinstance(env, SeatEnv) else ()
-        return (env.spec.id if env.spec else type(env).__name__), seats
+        return (env.spec.id if env.spec else type(env).__name__), seats, env.group_rewards
 
 
 def _settings(

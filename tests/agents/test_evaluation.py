@@ -5,6 +5,7 @@ import io
 import json
 import math
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 from rich.console import Console
@@ -23,9 +24,10 @@ from palestra.agents.evaluation import (
     tasks_table,
 )
 from palestra.agents.evaluation.statistics import mean_interval, wilson
-from palestra.agents.rollout import EnvPool, RolloutLimits, rollout_group
+from palestra.agents.rollout import EnvPool, RolloutLimits, collect, rollout_group
 from palestra.agents.runlog import plain
 from palestra.envs.core import ToolEnv
+from palestra.envs.rewards.group import GroupRewards, distinct_answers
 from palestra.envs.types import (
     Group,
     Invalid,
@@ -205,8 +207,8 @@ def test_invalid_and_truncated_are_reported_beside_the_score():
 class StopsAfter(ScriptedEngine):
     """Goes on strike for good after so many requests: by an error, or by a cancellation."""
 
-    def __init__(self, requests, error):
-        super().__init__(["It is 2 or 4."])
+    def __init__(self, requests, error, replies=("It is 2 or 4.",), **options):
+        super().__init__(list(replies), **options)
         self.left, self.error = requests, error
 
     async def generate(self, prompt_ids, params):
@@ -246,6 +248,40 @@ def test_resume_plays_invalid_samples_again_and_can_add_samples(tmp_path):
     played = []
     run(by=answer, samples=2, folder=tmp_path, resume=True, progress=played.append)
     assert len(played) == 5
+
+
+class Siblings(Sums):
+    """Pays a share for an answer that few siblings gave."""
+
+    group_rewards = GroupRewards({"novel": distinct_answers}, {"novel": 0.5})
+
+
+def test_group_rewards_count_as_in_training(tmp_path):
+    answer = agent(["2 or 4"], probability=0.9)
+    made = EnvPool(lambda: Siblings(tasks=TASKS, tools=[add]))
+    tasks = TASKS[:3]
+
+    def evaluated(by=answer, **options):
+        return asyncio.run(evaluate(made, by, tasks, samples=3, seed=7, **options))
+
+    groups = asyncio.run(collect(made, answer, tasks, group_size=3, seed=7))
+    told = []
+    result = evaluated(folder=tmp_path / "whole", progress=told.append)
+    assert result.rows == EvalResult.of_groups(groups).rows
+    assert result.score.value > fmean(t.correct for g in groups for t in g.trajectories)
+    assert [p.done for p in told] == list(range(1, 10))
+    kept = {(task.id, index): t for task, index, t in read_samples(tmp_path / "whole")}
+    assert {t.reward_parts["novel"] for t in kept.values()} <= {1 / 3, 1 / 2, 1.0}
+    # A group that was cut short is played again as a whole: its members' rewards depend on it.
+    strike = StopsAfter(4, RuntimeError("power cut"), ["2 or 4"], probability=0.9)
+    with pytest.raises(ExceptionGroup):
+        evaluated(Agent(strike, answer.sampling), folder=tmp_path / "cut", concurrency=1)
+    assert len(list(read_samples(tmp_path / "cut"))) == 3
+    strike = StopsAfter(4, EngineError("gone"), ["2 or 4"], probability=0.9)
+    lost = evaluated(Agent(strike, answer.sampling), folder=tmp_path / "lost", concurrency=1)
+    assert lost.estimates["invalid"].value == pytest.approx(5 / 9)
+    for folder in (tmp_path / "cut", tmp_path / "lost"):
+        assert evaluated(folder=folder, resume=True).rows == result.rows
 
 
 def test_resume_refuses_samples_of_another_evaluation(tmp_path):
