@@ -2,18 +2,19 @@
 
 A price or an optimum goes into the reward; the marginal value is measured and logged. Two
 measurements: `marginal_values` compares the same tasks under different caps, the only one
-that says what calls *cause*; `within_task_slope` reads it off ordinary groups at no cost, but
-an agent that calls when it is lost will make calls look useless there.
+that says what calls *cause*; `within_task_gains` and `within_task_slope` read it off ordinary
+groups at no cost, at every step of training, but an agent that calls when it is lost will make
+calls look useless there.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ..types import Group
+from ..types import Group, Trajectory
 
 
 def per_call_price(score: float, calls: int, *, price: float = 0.05, free_calls: int = 0) -> float:
@@ -139,25 +140,50 @@ def _between(
     return MarginalValue(low_cap, high_cap, gain, extra, value, stderr)
 
 
-def within_task_slope(groups: Sequence[Group], part: str | None = None) -> float | None:
+Score = Callable[[Trajectory], float | None]
+
+
+def is_correct(trajectory: Trajectory) -> float | None:
+    """1 or 0 as the verifier said, whatever price the reward includes; None where it did not."""
+    return None if trajectory.correct is None else float(trajectory.correct)
+
+
+def within_task_slope(groups: Sequence[Group], score: Score = is_correct) -> float | None:
     """Score per call by least squares with one intercept per task; None without variation.
 
     sum (c - mean c)(s - mean s) / sum (c - mean c)^2 with means over a group's valid members,
     so that hard tasks, which draw more calls, do not count against calls. An association.
-
-    Args:
-        part: the reward part to take as the score (default: the reward, price included).
     """
     products = squares = 0.0
-    for group in groups:
-        pairs = [
-            (t.tools.calls, t.reward_parts.get(part, 0.0) if part else t.reward or 0.0)
-            for t in group.valid
-        ]
+    for pairs in map(_calls_and_scores(score), groups):
         if not pairs:
             continue
         calls = sum(c for c, _ in pairs) / len(pairs)
-        score = sum(s for _, s in pairs) / len(pairs)
-        products += sum((c - calls) * (s - score) for c, s in pairs)
+        mean = sum(s for _, s in pairs) / len(pairs)
+        products += sum((c - calls) * (s - mean) for c, s in pairs)
         squares += sum((c - calls) ** 2 for c, _ in pairs)
     return products / squares if squares > 0 else None
+
+
+def within_task_gains(groups: Sequence[Group], score: Score = is_correct) -> list[float]:
+    """Mean score with a call minus mean score without one, of each group that has both.
+
+    The siblings are compared on one task, so that it is not the tasks that differ; but who
+    calls may be who is lost. An association, as `within_task_slope` is.
+    """
+    gains = []
+    for pairs in map(_calls_and_scores(score), groups):
+        used, unused = ([s for c, s in pairs if (c > 0) is called] for called in (True, False))
+        if used and unused:
+            gains.append(sum(used) / len(used) - sum(unused) / len(unused))
+    return gains
+
+
+def _calls_and_scores(score: Score) -> Callable[[Group], list[tuple[int, float]]]:
+    """Of the valid members of a group that have a score."""
+
+    def pairs(group: Group) -> list[tuple[int, float]]:
+        scored = ((t.tools.calls, score(t)) for t in group.valid)
+        return [(calls, value) for calls, value in scored if value is not None]
+
+    return pairs

@@ -176,12 +176,16 @@ def _unit(text: str, currency: str) -> str | None:
 def same(left: Scalar, right: Scalar) -> bool | None:
     """Whether two numbers are equal; None when convention, not arithmetic, decides.
 
-    Left to convention: per cent against a plain number, two different units, and values
-    so close that one may be a rounding of the other (unless both are integers).
+    50% is both 50 and 0.5. Left to convention: per cent against any other number, two
+    different units, and values so close that one may be a rounding of the other (unless both
+    are integers).
     """
-    if left.percent != right.percent or (left.unit and right.unit and left.unit != right.unit):
-        return None
     a, b = left.value, right.value
+    if left.percent != right.percent:
+        share, plain = (a, b) if left.percent else (b, a)
+        return True if plain in (share, share / 100) else None
+    if left.unit and right.unit and left.unit != right.unit:
+        return None
     if a == b:
         return True
     if a.denominator == b.denominator == 1:

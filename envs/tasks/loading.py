@@ -9,6 +9,7 @@ from typing import Any
 
 from .arithmetic import ArithmeticTasks
 from .base import HELDOUT, HOLDOUT, TRAIN, TaskSet, canonical_split
+from .countdown import CountdownTasks
 from .files import SUFFIXES, Rows, as_task_list, build, hub_rows, read_rows
 from .levels import LevelledTasks
 from .mixture import MixtureTasks
@@ -31,8 +32,10 @@ def load_tasks(
     Sources, and the options that each takes:
 
     - "arithmetic": made on demand. `digits`, `operations`, `terms` (`ArithmeticTasks`).
+    - "countdown": made on demand. `numbers`, `largest`, `target`, `operations`
+      (`CountdownTasks`).
     - "rg:FAMILY": a reasoning-gym family, made on demand; its own parameters as options.
-    - a path to a .jsonl, .jsonl.gz or .parquet file: GSM8K, verl and plain rows are
+    - a path to a .jsonl, .jsonl.gz or .parquet file: GSM8K, MATH, verl and plain rows are
       recognised. `prompt_key`, `answer_key` (may be dotted) name other fields; `holdout`
       is the share of prompts that belongs to the held-out split; `shuffle=True` orders
       the rows by `seed`, which files otherwise ignore.
@@ -59,6 +62,8 @@ def load_tasks(
         kind, _, rest = source.partition(":")
         if source == "arithmetic":
             return ArithmeticTasks(split=split, size=size, seed=seed, **options)
+        if source == "countdown":
+            return CountdownTasks(split=split, size=size, seed=seed, **options)
         if source == "mixture":
             return _mix(split, size, seed, **options)
         if source == "levels":
@@ -71,8 +76,8 @@ def load_tasks(
             return _load_hub(rest, split, size, seed, **options)
         if not source.endswith(SUFFIXES):
             raise ValueError(
-                f'unknown task source {source!r}: expected "arithmetic", "rg:FAMILY", '
-                f'"mixture", "levels", '
+                f'unknown task source {source!r}: expected "arithmetic", "countdown", '
+                f'"rg:FAMILY", "mixture", "levels", '
                 f'"hub:OWNER/NAME", or a file ending in {", ".join(SUFFIXES)}'
             )
     return _load_files(source, split, size, seed, **options)

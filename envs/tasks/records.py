@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -21,6 +22,8 @@ ANSWER_KEYS = (
     "solution",
 )
 Row = Mapping[str, Any]
+_LEVEL = re.compile(r"\s*(?:level\s*)?([0-9]+(?:\.[0-9]+)?)\s*", re.IGNORECASE)
+_LONGEST_ANSWER = 300  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +53,14 @@ class RowFormat:
             reference = _reference(answer, answer_key, where)
             if reference == answer:
                 metadata.pop(answer_key, None)
-        difficulty = row.get("difficulty")
+        if "subject" not in metadata and {"problem", "level", "type"} <= set(row):
+            metadata["subject"] = row["type"]  # as MATH calls it
         return Task(
             id=str(row.get("id") or task_id),
             prompt=_messages(prompt, prompt_key, where),
             reference=reference,
             split=split,
-            difficulty=float(difficulty) if isinstance(difficulty, int | float) else None,
+            difficulty=_difficulty(row),
             metadata=json.loads(json.dumps(metadata, default=str)),
         )
 
@@ -87,17 +91,36 @@ def _find(
 
 
 def _reference(value: Any, key: str, where: str) -> str:
-    """The final answer in `value`: GSM8K's `#### 18`, a solution's last box, or all of it."""
+    """The final answer in `value`: GSM8K's `#### 18`, a solution's last box, or all of it.
+
+    A solution without a box is the answer itself only while it is short enough to be one.
+    """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return json.dumps(value, default=str)
     text = str(value).strip()
     if "####" in text:
         text = text.rpartition("####")[2].strip().replace(",", "")
     elif key == "solution":
-        text = last_boxed(text) or text
+        answer = last_boxed(text) or text
+        if len(answer) > _LONGEST_ANSWER or "\n" in answer:
+            raise ValueError(
+                f"{where}: no \\boxed{{}} in {key!r}, which is too long to be the answer itself: "
+                f'name the field with the answer by answer_key="..."'
+            )
+        text = answer
     if not text:
         raise ValueError(f"{where}: the field {key!r} holds an empty answer")
     return text
+
+
+def _difficulty(row: Row) -> float | None:
+    """The row's `difficulty`, or its `level` where that is a number or says "Level 3"."""
+    for value in (row.get("difficulty"), row.get("level")):
+        if isinstance(value, int | float):
+            return float(value)
+        if isinstance(value, str) and (level := _LEVEL.fullmatch(value)):
+            return float(level[1])
+    return None
 
 
 def _messages(value: Any, key: str, where: str) -> tuple[Message, ...]:

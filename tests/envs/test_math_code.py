@@ -12,6 +12,9 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import palestra
+from palestra.envs.checker import Status, Subject, audit
+from palestra.envs.rewards.efficiency import per_call_price
+from palestra.envs.tasks import load_tasks
 from palestra.envs.types import Message, Outcome, Task, ToolStatus
 from palestra.sandbox import Limits, LocalSandbox
 
@@ -78,6 +81,49 @@ def test_the_tool_keeps_its_state_and_the_answer_is_graded(env):
 def test_grading(env, answer, reward):
     begin(env)
     assert env.step(answer)[1] == reward
+
+
+def graded(task, answer):
+    env = palestra.make("palestra/MathCode-v0", tasks=[task]).unwrapped
+    env.reset(seed=0, options={"task": task})
+    return env.step(answer)[1]
+
+
+def test_reasoning_gym_answers_are_judged_by_their_family():
+    pytest.importorskip("reasoning_gym")
+    numbers = load_tasks("rg:countdown", size=1)[0]
+    expression = numbers.reference
+    assert graded(numbers, f"\\boxed{{{expression}}}") == 1
+    assert graded(numbers, f"\\boxed{{({expression})}}") == 1  # right, though not the reference
+    assert graded(numbers, f"\\boxed{{{numbers.metadata['entry']['metadata']['target']}}}") == 0
+    letters = load_tasks("rg:spell_backward", size=9)[3]
+    turned = letters.reference[::-1]
+    assert turned != letters.reference
+    assert graded(letters, f"\\boxed{{{letters.reference}}}") == 1
+    assert graded(letters, f"\\boxed{{{turned}}}") == 0  # no product of the same letters
+    total = load_tasks("rg:products", size=1, min_digits=3, max_digits=3)[0]
+    assert graded(total, f"\\boxed{{{int(total.reference):,}}}") == 1  # a number is its value
+    assert graded(total, f"\\boxed{{{int(total.reference) + 1}}}") == 0
+    colours = load_tasks("rg:graph_color", size=1)[0]
+    assert colours.reference == "" and graded(colours, "\\boxed{{}}") == 0
+
+
+def test_reasoning_gym_families_are_one_mixture():
+    pytest.importorskip("reasoning_gym")
+    options = {
+        "sources": {"arithmetic": 2, "rg:gcd": 1, "rg:spell_backward": 1},
+        "source_options": {"rg:gcd": {"level": 1}},
+        "size": 40,
+    }
+
+    def made(**changes):
+        changes = {"tasks": "mixture", "task_options": options} | changes
+        return palestra.make("palestra/MathCode-v0", **changes).unwrapped
+
+    kinds = [task.metadata.get("family", "arithmetic") for task in list(made().tasks)[:40]]
+    assert [kinds.count(k) for k in ("arithmetic", "gcd", "spell_backward")] == [20, 10, 10]
+    found = list(audit(Subject(made, tasks=8), only=["oracle", "floor", "verdict", "splits"]))
+    assert {f.check: f.detail for f in found if f.status is not Status.PASS} == {}
 
 
 def test_errors_and_timeouts_are_observations(env):
@@ -165,6 +211,83 @@ def test_a_killed_sandbox_is_invalid_never_zero():
         begin(env)  # the next episode gets a new server
         assert env.step(fenced("6 * 7"))[0][0].content == "42\n"
         env.close()
+
+
+def test_calls_have_no_price_unless_asked(env):
+    assert env.unwrapped.reward_range == (0.0, 1.0)
+    begin(env)
+    assert env.step(fenced("1"))[1] == 0.0
+    _, reward, *_, info = env.step("\\boxed{3648}")
+    assert (reward, info["reward_parts"]) == (1.0, {"answer": 1.0})
+
+
+PRICED = {"call_price": 0.05, "free_calls": 1, "max_tool_calls": 3}
+
+
+def priced(sandbox, actions, **options):
+    """Rewards of an episode's steps, and the last info."""
+    env = palestra.make("palestra/MathCode-v0", sandbox=sandbox, **PRICED | options)
+    begin(env)
+    steps = [env.step(action) for action in actions]
+    env.close()
+    low, high = env.unwrapped.reward_range
+    assert low <= sum(step[1] for step in steps) <= high
+    return [step[1] for step in steps], steps[-1][-1]
+
+
+@pytest.mark.parametrize(("answer", "score"), [("\\boxed{3648}", 1.0), ("no idea", 0.0)])
+def test_every_call_beyond_the_free_ones_is_charged_when_it_is_made(sandbox, answer, score):
+    rewards, info = priced(sandbox, [fenced("1")] * 3 + [answer])
+    assert rewards == pytest.approx([0.0, -0.05, -0.05, score])
+    assert info["reward_parts"] == {"answer": score, "calls": pytest.approx(-0.1)}
+    assert info["correct"] is bool(score)
+    assert sum(rewards) == pytest.approx(per_call_price(score, 3, price=0.05, free_calls=1))
+
+
+def test_running_out_of_turns_is_no_way_around_the_price(sandbox):
+    rewards, info = priced(sandbox, [fenced("1")] * 3, max_turns=3)
+    assert sum(rewards) == pytest.approx(-0.1) and info["outcome"] is Outcome.TRUNCATED
+    assert info["reward_parts"] == {"calls": pytest.approx(-0.1)}
+
+
+def test_only_calls_that_ran_are_charged(sandbox):
+    call = '<tool_call>{"name": "python", "arguments": {"code": "1"}}</tool_call>'
+    bad = '<tool_call>{"name": "python", "arguments": {}}</tool_call>'
+    options = {"protocol": "hermes", "free_calls": 0, "max_tool_calls": 2}
+    rewards, _ = priced(sandbox, [bad, f"{call}\n{call}\n{call}", "\\boxed{3648}"], **options)
+    assert rewards == pytest.approx([0.0, -0.1, 1.0])
+    env = palestra.make("palestra/MathCode-v0", sandbox=sandbox, **PRICED | options)
+    assert env.unwrapped.reward_range == (-0.1, 1.0)
+
+
+def test_a_price_branches_with_its_episode(sandbox):
+    env = palestra.make("palestra/MathCode-v0", sandbox=sandbox, **PRICED | {"free_calls": 0})
+    begin(env)
+    env.step(fenced("1"))
+    saved = env.unwrapped.snapshot()
+    for _ in range(2):
+        assert env.step(fenced("1"))[1] == pytest.approx(-0.05)
+        assert env.step("\\boxed{3648}")[-1]["reward_parts"]["calls"] == pytest.approx(-0.1)
+        env.unwrapped.restore(saved)
+    env.close()
+
+
+def test_a_price_needs_a_cap_and_must_not_be_negative(sandbox):
+    with pytest.raises(ValueError, match="needs max_tool_calls"):
+        palestra.make("palestra/MathCode-v0", call_price=0.1, max_tool_calls=None)
+    with pytest.raises(ValueError, match="must not be negative"):
+        palestra.make("palestra/MathCode-v0", call_price=-0.1)
+    with pytest.raises(ValueError, match="must not be negative"):
+        palestra.make("palestra/MathCode-v0", free_calls=-1)
+
+
+def test_the_audit_holds_with_a_price():
+    def made(**changes):
+        return palestra.make("palestra/MathCode-v0", **PRICED | changes).unwrapped
+
+    checks = ["oracle", "floor", "range", "verdict", "snapshot"]
+    found = list(audit(Subject(made, tasks=3), only=checks))
+    assert {f.check: f.detail for f in found if f.status is not Status.PASS} == {}
 
 
 def test_it_pickles(env):

@@ -2,6 +2,8 @@
 
 import math
 import random
+from dataclasses import replace
+from operator import attrgetter
 
 import pytest
 
@@ -10,6 +12,7 @@ from palestra.envs.rewards.efficiency import (
     optimal_calls,
     otc_rewards,
     per_call_price,
+    within_task_gains,
     within_task_slope,
 )
 from palestra.envs.rewards.length import exact_length, group_length, max_length, soft_overlong
@@ -136,7 +139,31 @@ def played(task, pairs):
 def test_slope_within_tasks_is_not_fooled_by_hard_tasks_drawing_more_calls():
     easy = played("easy", [(0, 0.9), (1, 1.0)])
     hard = played("hard", [(4, 0.0), (5, 0.1), (9, None)])
-    assert within_task_slope([easy, hard]) == pytest.approx(0.1)
-    assert within_task_slope([easy, hard], part="answer") == pytest.approx(0.2)
-    assert within_task_slope([played("flat", [(1, 0.0), (1, 1.0)])]) is None
-    assert within_task_slope([]) is None
+    reward = attrgetter("reward")
+    assert within_task_slope([easy, hard], reward) == pytest.approx(0.1)
+    doubled = within_task_slope([easy, hard], lambda t: t.reward_parts["answer"])
+    assert doubled == pytest.approx(0.2)
+    assert within_task_slope([played("flat", [(1, 0.0), (1, 1.0)])], reward) is None
+    assert within_task_slope([], reward) is None
+
+
+def test_correctness_is_the_score_unless_another_is_given():
+    priced = played("priced", [(0, 0.0), (1, 0.95), (2, -0.1)])
+    assert within_task_slope([priced]) is None  # nobody said which are correct
+    verdicts = [False, True, False]
+    judged = replace(
+        priced,
+        trajectories=tuple(
+            replace(t, correct=c) for t, c in zip(priced.trajectories, verdicts, strict=True)
+        ),
+    )
+    assert within_task_slope([judged]) == pytest.approx(0.0)
+    assert within_task_gains([judged]) == [0.5]
+
+
+def test_gains_compare_siblings_only():
+    reward = attrgetter("reward")
+    both = played("both", [(0, 0.25), (0, 0.75), (1, 1.0), (3, None)])
+    never, always = played("never", [(0, 0.0), (0, 1.0)]), played("always", [(1, 0.0), (2, 0.0)])
+    assert within_task_gains([both, never, always], reward) == [0.5]
+    assert within_task_gains([], reward) == []

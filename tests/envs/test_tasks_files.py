@@ -74,6 +74,33 @@ def test_recognised_rows(tmp_path, row, question, reference):
     assert (task.question, task.reference) == (question, reference)
 
 
+SOLUTION = (
+    "Half of it is $\\boxed{7}$, as one might think.\nBut no: we get $x^2 = 4$, so the answer is "
+    "$\\boxed{\\left\\{-2, \\frac{4}{2}\\right\\}}$."
+)
+
+
+def test_math_rows(tmp_path):
+    """As in the MATH data set, and as in the 500 of it that are usually tested on."""
+    row = {"problem": "Solve.", "level": "Level 5", "type": "Algebra", "solution": SOLUTION}
+    task = one(tmp_path, row)
+    assert task.reference == r"\left\{-2, \frac{4}{2}\right\}"
+    assert task.difficulty == 5.0 and task.metadata["subject"] == "Algebra"
+    assert task.metadata["solution"] == SOLUTION and task.metadata["level"] == "Level 5"
+    given = {"answer": "2", "subject": "Algebra", "level": 3, "unique_id": "test/algebra/7.json"}
+    task = one(tmp_path, {"problem": "Solve.", "solution": SOLUTION} | given)
+    assert (task.reference, task.difficulty, task.metadata["subject"]) == ("2", 3.0, "Algebra")
+    assert one(tmp_path, row | {"level": "Level ?"}).difficulty is None
+    assert one(tmp_path, row | {"difficulty": 0.5}).difficulty == 0.5
+    assert one(tmp_path, {"problem": "1+1?", "solution": " 2 "}).reference == "2"
+
+
+def test_a_long_solution_without_a_box_is_no_reference(tmp_path):
+    for solution in ("First this.\nThen that.", "x" * 400):
+        with pytest.raises(ValueError, match=r"rows\.jsonl:1: no .*boxed.*answer_key"):
+            one(tmp_path, {"problem": "Why?", "solution": solution})
+
+
 def test_other_fields_are_kept_in_metadata(tmp_path):
     row = {"id": "q7", "question": "1+1?", "answer": "2", "difficulty": 3, "topic": ["sums"]}
     task = one(tmp_path, row)

@@ -87,6 +87,24 @@ def test_tool_use_split_by_correctness():
     assert signal["signal/hallucinated/correct"] == 0
 
 
+def test_the_value_of_a_call_is_measured_among_siblings_and_without_its_price():
+    priced = replace(RIGHT, reward=0.85)  # three calls
+    plain_right = replace(WRONG_PLAIN, reward=1.0, correct=True)
+    signal = tool_signal(
+        [
+            Group(TASK, (priced, WRONG_PLAIN, broken())),  # a gain of 1, over three calls
+            Group(TASK, (plain_right, WRONG_WITH_TOOL, WRONG_PLAIN)),  # -0.5, over one
+            Group(TASK, (priced, WRONG_WITH_TOOL)),  # everybody called
+            Group(TASK, (broken(),)),
+        ]
+    )
+    assert signal["signal/call_gain"] == pytest.approx((1 - 0.5) / 2)
+    assert signal["signal/call_contrast"] == 2 / 4
+    products = 1.5 + -1 / 3 + 1.0
+    squares = 4.5 + 2 / 3 + 2.0
+    assert signal["signal/call_slope"] == pytest.approx(products / squares)
+
+
 def test_lengths_keep_model_and_tool_tokens_apart():
     signal = tool_signal(GROUPS)
     assert signal["signal/model_tokens"] == (10 + 30 + 20 + 20) / 4

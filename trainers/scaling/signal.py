@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, stdev
 
+from ...envs.rewards.efficiency import within_task_gains, within_task_slope
 from ...envs.types import Group, Outcome, StopReason, Trajectory
 
 MEANS: dict[str, Callable[[Trajectory], float]] = {
@@ -39,6 +40,11 @@ def tool_signal(groups: Sequence[Group]) -> dict[str, float]:
       calls, calls that could not be parsed, calls over the budget, and tool outputs that
       the model wrote itself, per response.
     - `signal/pass_ratio`: share of the executed calls that ran without error.
+    - `signal/call_gain`: accuracy with a call minus accuracy without one among siblings,
+      averaged over the groups that have both, whose share of all groups is
+      `signal/call_contrast`; `signal/call_slope`: accuracy per further call among siblings.
+      What a call is worth as far as ordinary rollouts can tell (`rewards/efficiency.py`); not
+      split, and without any price.
     - `signal/model_tokens`, `signal/tool_tokens`: tokens per response, apart.
     - `signal/truncated`: share that ran out of some budget.
     - `accuracy`: share correct, of the responses for which a verifier says so or not.
@@ -54,6 +60,7 @@ def tool_signal(groups: Sequence[Group]) -> dict[str, float]:
     signal = _tool_use(valid, "")
     signal |= _tool_use([t for t in valid if t.correct is True], "/correct")
     signal |= _tool_use([t for t in valid if t.correct is False], "/incorrect")
+    signal |= _value_of_calls(groups)
     signal["accuracy"] = _mean(t.correct for t in valid if t.correct is not None)
     signal["reward/mean"] = _mean(t.reward for t in valid if t.reward is not None)
     signal |= _contrast(groups)
@@ -72,6 +79,15 @@ def _tool_use(trajectories: Sequence[Trajectory], suffix: str) -> dict[str, floa
     passed = sum(t.tools.ok for t in trajectories)
     signal[f"signal/pass_ratio{suffix}"] = passed / calls if calls else math.nan
     return signal
+
+
+def _value_of_calls(groups: Sequence[Group]) -> dict[str, float]:
+    gains, slope = within_task_gains(groups), within_task_slope(groups)
+    return {
+        "signal/call_gain": _mean(gains),
+        "signal/call_slope": math.nan if slope is None else slope,
+        "signal/call_contrast": len(gains) / len(groups) if groups else math.nan,
+    }
 
 
 def _contrast(groups: Sequence[Group]) -> dict[str, float]:
