@@ -30,6 +30,7 @@ _compile, _parse, _eval, _repr = compile, ast.parse, eval, repr
 _Expression, _Expr = ast.Expression, ast.Expr
 _TracebackException = traceback.TracebackException
 _cpu = time.process_time
+_id_address = kernel.thread_id_address()
 _streams: list[io.TextIOWrapper] = []
 
 
@@ -144,11 +145,8 @@ def _copy_session() -> dict[str, Any]:
     # Python reseeds `random` in every forked child: a copy shall draw the same numbers.
     state = sys.modules["random"].getstate() if "random" in sys.modules else None
     here = os.getcwd()  # noqa: PTH109
-    if os.fork():
+    if _fork_copy():
         return {"id": 0, "error": None, "cpu": _cpu()}
-    if os.fork():
-        while True:  # the middle process; the server ends it
-            time.sleep(1000)
     admin = 1 << kernel.CAP_SYS_ADMIN
     kernel.set_capabilities(effective=admin, permitted=admin)
     kernel.unshare(kernel.CLONE_NEWNS)
@@ -159,6 +157,20 @@ def _copy_session() -> dict[str, Any]:
     if state is not None:
         sys.modules["random"].setstate(state)
     return {}
+
+
+def _fork_copy() -> bool:
+    """Fork; True in the original. The copy's parent is the original's, in the end."""
+    try:
+        return kernel.fork_beside(_id_address) > 0
+    except OSError:  # not possible here, or there are threads
+        pass
+    if os.fork():
+        return True
+    if os.fork():
+        while True:  # the middle process; the server ends it
+            time.sleep(1000)
+    return False
 
 
 def _copy_session_or_why() -> dict[str, Any]:

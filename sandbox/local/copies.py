@@ -3,9 +3,11 @@
 The session's filter suspends every fork until the server has decided. The server says yes
 only while the host has asked for a copy, and follows it step by step:
 
-1. the session's main thread forks a middle process;
-2. the middle process forks the copy, so that the copy becomes the server's child when the
-   middle one ends and outlives the original;
+1. the session's one thread forks the copy as a sibling of its own (CLONE_PARENT), so that the
+   zygote learns how it ends and it outlives the original;
+2. where that cannot be (other threads may hold locks that only the C library's fork sets right)
+   its main thread forks a middle process, and that the copy, which becomes the zygote's child
+   when the middle one ends;
 3. the copy unshares its mount namespace (the one capability it needs for that is permitted
    but not effective while cells run) and reports by `setsid`;
 4. the server replaces the copy's tmpfs by a copy of the original's files, reopens the files
@@ -35,16 +37,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import kernel, privateroot, wire
+from . import kernel, privateroot
 from .copyfiles import WORK, copy_tree, open_files, refuse_shared_memory
 from .notify import Asked
 from .seccomp import CLONE_THREAD
 
 LOOK_S = 0.25  # between two looks at copies under way
-APPEAR_S = 15.0  # from the permission to fork to the new process, on a machine that is starved
+APPEAR_S = 3.0  # from the permission to fork to the new process
 COPY_CPU_S = 1.0  # for the two processes of a copy under way; an honest one takes milliseconds
 _ROUNDS = 8  # of killing: three would do
-_FORK_FLAGS = 0x01200000  # CLONE_CHILD_CLEARTID and SETTID, as the C library's fork has them
 
 
 @dataclass
@@ -64,10 +65,12 @@ class Copy:
     parent: int
     family: Family
     handles: list[int]  # what become descriptors 3, 1 and 2
+    beside: bool = False  # forked as a sibling of its parent, without a middle process
     middle: int = 0
     pid: int = 0
-    started: float = 0.0  # when its first fork was allowed, in monotonic seconds
-    deadline: float = field(default_factory=lambda: time.monotonic() + wire.FORK_S)
+    started: bool = False  # its first fork was allowed
+    waited: float = 0.0  # seconds in which it made no use of a processor, though it could
+    appeared_by: float = float("inf")  # of them
 
 
 class Copies:
@@ -126,29 +129,46 @@ class Copies:
         if now >= self._next_look:
             self._next_look = now + LOOK_S
             for copy in self.under_way():
-                if why := self._overdue(copy, now):
+                if why := self._overdue(copy):
                     self._give_up(copy.parent, why)
             self._clear()
         return max(0.0, self._next_look - now)
 
-    def _overdue(self, copy: Copy, now: float) -> str:
+    def _overdue(self, copy: Copy) -> str:
+        """Why it shall be given up, if it shall.
+
+        On a starved machine an honest copy can take minutes. So time is counted in looks, which
+        come late where we are starved, and not while one of its processes waits for a processor
+        or has one: what runs is ended by its CPU seconds.
+        """
         strays = self._strays()
         own = {pid for pid, up in strays.items() if up == copy.parent}
         own |= {pid for pid, up in strays.items() if up in own}
         if sum(map(_cpu_seconds, own)) > COPY_CPU_S:
             return f"the copy used over {COPY_CPU_S:g} s of CPU before it was complete"
-        # None of them ends by itself; the first appears soon, however busy the machine is.
-        gone = copy.started and now > copy.started + APPEAR_S and not own
+        if not any(_status(pid).get("Runs") for pid in (copy.parent, *own)):
+            copy.waited += LOOK_S
+        # None of them ends by itself, and the first appears soon.
+        gone = not own and copy.waited > copy.appeared_by
         if gone or {copy.middle, copy.pid} - {0} - own:
             return "the copy ended before it was complete"
-        return "" if now < copy.deadline else f"the copy took over {wire.FORK_S:g} s"
+        wait_s = copy.message["wait_s"]
+        return "" if copy.waited <= wait_s else f"the copy took over {wait_s:g} s"
 
     def _strays(self) -> dict[int, int]:
-        """Living processes that are no sessions, with their parents."""
+        """Living processes that are no sessions, with the processes that forked them."""
         found = (int(name) for name in os.listdir("/proc") if name.isdigit())
         own = (1, os.getpid())
         status = {pid: _status(pid) for pid in found if pid not in own and pid not in self._known}
-        return {pid: s["PPid"] for pid, s in status.items() if s and not s["Dead"]}
+        return {pid: self._origin(pid, s) for pid, s in status.items() if s and not s["Dead"]}
+
+    def _origin(self, pid: int, status: dict[str, int]) -> int:
+        """Which process forked `pid`: its parent, but for a copy that is its sibling."""
+        if status["PPid"] == 1:
+            for copy in self.under_way():
+                if copy.beside and copy.pid in (0, pid) and (copy.pid or _same_mounts(pid, copy)):
+                    return copy.parent
+        return status["PPid"]
 
     def _clear(self) -> None:
         """Kill what is part of nothing. The dead leave orphans, hence the rounds."""
@@ -189,14 +209,18 @@ class Copies:
 
     def _fork(self, asked: Asked, status: dict[str, int]) -> None:
         """Steps 1 and 2."""
-        plain = asked.args[0] & ~_FORK_FLAGS == signal.SIGCHLD
+        flags = asked.args[0] & ~kernel.CLONE_IDS
+        plain, beside = flags == signal.SIGCHLD, flags == signal.SIGCHLD | kernel.CLONE_PARENT
         own, parents = self._by_parent.get(asked.tid), self._by_parent.get(status["PPid"])
-        if plain and own is not None and not own.started:
+        if beside and status["Threads"] > 1:
+            asked.refuse(errno.EAGAIN)
+        elif (plain or beside) and own is not None and not own.started:
             # Its one thread that may fork is here: what an earlier copy left has come by now.
             if asked.tid in self._suspects:
                 self._clear()
                 self._suspects.discard(asked.tid)
-            own.started = time.monotonic()
+            own.started, own.beside = True, beside
+            own.appeared_by = own.waited + APPEAR_S
             asked.allow()
         elif plain and parents is not None and parents.started and not parents.middle:
             parents.middle = asked.tid
@@ -206,7 +230,7 @@ class Copies:
 
     def _settle(self, asked: Asked, status: dict[str, int]) -> None:
         """Steps 3 and 4."""
-        copy = next((c for c in self.under_way() if c.middle == status["PPid"] > 1), None)
+        copy = self._asked_by(asked.tid, status)
         if copy is None or copy.pid not in (0, asked.tid):
             asked.refuse()
             return
@@ -226,10 +250,18 @@ class Copies:
             return
         del self._by_parent[copy.parent]
         # Not awaited: what dies before its parent has is reported when that has, too.
-        with suppress(ProcessLookupError):
-            os.kill(copy.middle, signal.SIGKILL)
+        if copy.middle:
+            with suppress(ProcessLookupError):
+                os.kill(copy.middle, signal.SIGKILL)
         self._adopt(copy)
         asked.pretend()
+
+    def _asked_by(self, pid: int, status: dict[str, int]) -> Copy | None:
+        """The copy under way that a process, which is no session, is."""
+        origin = self._origin(pid, status)
+        if origin == status["PPid"]:
+            return next((c for c in self.under_way() if c.middle == origin > 1), None)
+        return self._by_parent[origin]
 
     def _copy_files(self, asked: Asked, copy: Copy) -> None:
         """Enter the copy's mount namespace, give it its own files, come back."""
@@ -302,7 +334,17 @@ def _status(tid: int) -> dict[str, int]:
         "Threads": int(threads),
         "CapEff": int(effective, 16),
         "Dead": state in (b"Z", b"X"),
+        "Runs": state == b"R",
     }
+
+
+def _same_mounts(pid: int, copy: Copy) -> bool:
+    """Whether a process is still in the mount namespace of the session that is being copied, in
+    which no other session is."""
+    try:
+        return os.path.samefile(f"/proc/{pid}/ns/mnt", f"/proc/{copy.parent}/ns/mnt")
+    except OSError:  # one of them is gone
+        return False
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -8,21 +8,27 @@ import os
 import platform
 import signal
 import time
+from contextlib import suppress
 from typing import Any
 
 libc = ctypes.CDLL(None, use_errno=True)
 syscall = libc.syscall
 syscall.restype = ctypes.c_long
+_python = ctypes.PyDLL(None, use_errno=True)  # its calls keep the interpreter's lock
+_python.syscall.restype = ctypes.c_long
 
 _X86 = platform.machine() == "x86_64"
 SYS_PIVOT_ROOT = 155 if _X86 else 41
 SYS_CAPSET = 126 if _X86 else 91
 SYS_CLOSE_RANGE = 436
+SYS_CLONE = 56 if _X86 else 220
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+CLONE_PARENT, CLONE_IDS = 0x8000, 0x01200000  # IDS: keep the thread id at an address
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_CHILD_SUBREAPER = 1, 4, 38, 36
+PR_GET_TID_ADDRESS = 40
 CAP_SYS_ADMIN = 21
 
 
@@ -91,6 +97,37 @@ def set_capabilities(*, effective: int, permitted: int) -> None:
     header = _CapHeader(0x20080522, 0)
     data = (_CapData * 2)(*(_CapData(*half) for half in halves))
     check(syscall(SYS_CAPSET, ctypes.byref(header), data), "capset")
+
+
+def thread_id_address() -> int:
+    """Where glibc keeps this thread's id, for `fork_beside`; 0 where that cannot be told."""
+    found = ctypes.c_void_p()
+    with suppress(OSError, ValueError):  # ValueError: another C library
+        if os.confstr("CS_GNU_LIBC_VERSION"):
+            prctl(PR_GET_TID_ADDRESS, ctypes.addressof(found))
+    return found.value or 0
+
+
+def fork_beside(id_address: int) -> int:
+    """fork(2) into a child of our own parent's; Python's part in it as in `os.fork`.
+
+    The C library takes no part, so that the caller must be the process' only thread.
+
+    Raises:
+        OSError: the kernel refuses, or there is no `id_address` (see `thread_id_address`).
+    """
+    if not id_address:
+        raise OSError(errno.ENOSYS, "where the C library keeps thread ids is not known")
+    where, zero = ctypes.c_void_p(id_address), ctypes.c_long(0)
+    last = (where, zero) if _X86 else (zero, where)  # the two machines' orders
+    flags = ctypes.c_long(CLONE_PARENT | CLONE_IDS | signal.SIGCHLD)
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid = int(_python.syscall(SYS_CLONE, flags, zero, zero, *last))
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+    else:
+        ctypes.pythonapi.PyOS_AfterFork_Parent()
+    return check(pid, "clone")
 
 
 def tee(source: int, target: int, size: int) -> int:

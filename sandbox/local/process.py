@@ -21,6 +21,7 @@ from .descriptors import cpu_seconds, hung_up, pair
 from .waiting import Conversation, Wait
 
 START_S = 120.0  # a first session may have to wait for the server's imports
+ANSWER_S = 3.0  # that a session has to say that it could not be copied
 LINGER_S = 0.1  # a killed process may take longer to let go of its memory: nobody waits for it
 BURST = 256  # reads before the clock is looked at again, however fast a program writes
 LEAST_PACKET = 512  # bytes of a socket's buffer that the kernel counts for an empty packet
@@ -135,10 +136,13 @@ class Process:
     def _slack(self) -> float:
         return min(CPU_SLACK, self.limits.cpu_s / 4)
 
-    def exchange(self, packets: Iterable[bytes], expect: int, wall_s: float) -> Conversation[Reply]:
+    def exchange(
+        self, packets: Iterable[bytes], expect: int, wall_s: float, twin: Process | None = None
+    ) -> Conversation[Reply]:
         """Send one frame and gather what comes until its answer or the end of the process.
 
         The process runs meanwhile, with every thread it has, and is stopped after its answer.
+        `twin` is what it shall copy itself into: when that is given up it has to answer soon.
 
         Raises:
             SandboxError: the process ended and nobody could say how.
@@ -164,7 +168,13 @@ class Process:
                 self._kill(reply, "timeout")
             elif not reply.killed and len(reply.out) + len(reply.err) > self._output_kill():
                 self._kill(reply, "output")
-            yield Wait(descriptors, reply.until, descriptors[:1] if queue else ())
+            if twin is not None and not twin.gone:
+                twin._receive(Reply())
+                if twin.gone:
+                    reply.until = min(reply.until, time.monotonic() + ANSWER_S)
+                    continue
+            others = [] if twin is None or twin.gone else [twin._ends[0].fileno()]
+            yield Wait([*descriptors, *others], reply.until, descriptors[:1] if queue else ())
         self.stop()
         if self._processes and not self.gone:
             yield from self.command({"op": "rest", "sid": self.sid})

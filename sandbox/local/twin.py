@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ..types import SandboxError
 from . import wire
-from .process import Process, Reply
+from .process import START_S, Process, Reply
 from .verdict import number, text
 from .waiting import Conversation
 
-GRACE_S = 5.0  # that the server has the first word on a copy that takes too long
+PATIENCE_S = 600.0  # the server gives a copy up long before, unless the whole machine is starved
 
 
 class NotCopiedError(SandboxError):
@@ -25,19 +25,19 @@ def copy(process: Process, twin: Process, wait_s: float) -> Conversation[Process
     The twin stands still, as its original does. It counts its own CPU seconds from 0.
 
     Raises:
-        NotCopiedError: there is no copy, within `wait_s` for each of the two steps.
+        NotCopiedError: there is no copy, within `wait_s` by the server's clock.
         SandboxError: the server is lost.
     """
     try:
-        yield from twin.announce({"op": "fork", "of": process.sid})
+        yield from twin.announce({"op": "fork", "of": process.sid, "wait_s": wait_s})
         process.forking = True
-        reply = yield from process.exchange([wire.FORK], 0, wait_s)
+        reply = yield from process.exchange([wire.FORK], 0, PATIENCE_S, twin)
         process.forking = False
         answer = reply.answer
         if answer is None or answer.get("error"):
             raise NotCopiedError(_refusal(reply, wait_s), reply)
         try:
-            yield from twin.await_ready(wait_s + GRACE_S)
+            yield from twin.await_ready(PATIENCE_S)
         except SandboxError as error:
             if twin.gone and twin.exit is None:  # nobody is there to say why
                 raise
@@ -54,7 +54,7 @@ def settle(process: Process) -> Conversation[Reply]:
     """Take in the answer to a fork for which nobody waited to the end, if there was one."""
     reply = Reply()
     if process.forking:
-        reply = yield from process.exchange([], 0, wire.FORK_S)
+        reply = yield from process.exchange([], 0, START_S)
         process.forking = False
     return reply
 

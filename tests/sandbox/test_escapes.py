@@ -25,6 +25,33 @@ child._copy_session_or_why = evil
 """
 SLEEP = SPIN.replace("pass", "time.sleep(100)")
 ORPHAN = SPIN.replace("while True: pass", "os._exit(0)", 1)
+# The same by the call that makes siblings.
+BESIDE = """
+import sys, time, os
+child = sys.modules["palestra_sandbox.child"]
+real = child._copy_session_or_why
+def evil():
+    try: pid = child.kernel.fork_beside(child._id_address)
+    except OSError as error: return {"id": 0, "error": f"refused: {error}"}
+    if pid: return {"id": 0, "error": None}
+"""
+SPIN_BESIDE = """
+    os.write(3, b"R")
+    while True: pass
+child._copy_session_or_why = evil
+"""
+OUT_OF_TURN = """
+    os.setsid()
+    while True: time.sleep(1)
+child._copy_session_or_why = evil
+"""
+TWICE = """
+    admin = 1 << 21
+    child.kernel.set_capabilities(effective=admin, permitted=admin)
+    child.kernel.fork_beside(child._id_address)
+    os._exit(0)
+child._copy_session_or_why = evil
+"""
 LONELY = """
     while True: pass
 child._copy_session_or_why = evil
@@ -53,10 +80,17 @@ def _left(sandbox, expected, within=10.0):
     return count
 
 
-@pytest.mark.parametrize("body", [SPIN, ORPHAN, LONELY], ids=["spin", "orphan", "no copy at all"])
-def test_a_copy_that_does_not_report_is_no_session_and_is_ended(arena, body):
+@pytest.mark.parametrize(
+    "code",
+    [
+        *(TAKE_OVER + body for body in (SPIN, ORPHAN, LONELY)),
+        *(BESIDE + body for body in (SPIN_BESIDE, OUT_OF_TURN, TWICE)),
+    ],
+    ids=["spin", "orphan", "no copy", "sibling that spins", "out of turn", "another sibling"],
+)
+def test_a_copy_that_does_not_report_is_no_session_and_is_ended(arena, code):
     with arena.open() as session:
-        session.run(TAKE_OVER + body)
+        session.run(code)
         with pytest.raises(SandboxError, match="the copy"):
             session.fork()
         assert _left(arena, 1) == 1
@@ -78,6 +112,17 @@ def test_a_copy_whose_caller_gave_up_leaves_no_process(arena):
             asyncio.run(give_up(session))
         session.close()
     assert _left(arena, 0) == 0
+
+
+def test_a_cell_makes_no_sibling_unless_it_was_asked_to(arena):
+    make = "child.kernel.fork_beside(child._id_address)"
+    with arena.open() as session:
+        session.run(BESIDE)
+        assert "PermissionError" in session.run(make).stderr
+        with session.fork() as copy:
+            assert "PermissionError" in copy.run(make).stderr
+            assert "PermissionError" in session.run(make).stderr
+        assert _left(arena, 1) == 1
 
 
 def test_half_a_copy_starts_no_thread(arena):

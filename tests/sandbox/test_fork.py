@@ -102,7 +102,27 @@ def test_threads_do_not_keep_a_session_from_forking(native):
             "t = threading.Thread(target=stop.wait, daemon=True); t.start(); x = 1"
         )
         with session.fork() as copy:
-            assert copy.run("x").value == "1"
+            assert copy.run("x, threading.active_count()").value == "(1, 1)"
+
+
+def test_where_a_copy_cannot_be_forked_as_a_sibling_it_is_forked_in_two_steps(native):
+    with native.open() as session:
+        session.run("import os, sys\nsys.modules['palestra_sandbox.child']._id_address = 0\nx = 1")
+        with session.fork() as copy, copy.fork() as second:
+            session.close()
+            assert second.run("x").value == "1"
+            assert "SIGABRT" in copy.run("os.abort()").stderr
+
+
+def test_a_copy_knows_its_own_thread_id(native):
+    """Where the C library keeps it; the kernel is told by the call that makes the copy."""
+    code = (
+        "import ctypes, sys, threading\n"
+        "at = sys.modules['palestra_sandbox.child']._id_address\n"
+        "ctypes.c_int.from_address(at).value == threading.get_native_id()"
+    )
+    with native.open() as session, session.fork() as copy:
+        assert session.run(code).value == copy.run(code).value == "True"
 
 
 def test_a_cell_cannot_fork_by_itself(native):
@@ -117,13 +137,15 @@ def test_a_cell_cannot_fork_by_itself(native):
 def test_a_cell_that_replaces_fork_spoils_its_own_copy_only(native):
     with native.open() as session, native.open() as other:
         session.run(
-            "import os\nreal = os.fork\ndef refuse(): raise OSError('no')\nos.fork = refuse"
+            "import os, sys\nkernel = sys.modules['palestra_sandbox.kernel']\n"
+            "real = kernel.fork_beside\ndef refuse(*_): raise OSError('no')\n"
+            "kernel.fork_beside = os.fork = refuse"
         )
         with pytest.raises(SandboxError, match="no"):
             session.fork()
         assert session.run("1").value == "1"
         assert other.run("1").value == "1"
-        session.run("os.fork = real")
+        session.run("kernel.fork_beside = real")
         with session.fork() as copy:
             assert copy.run("os.getpid() > 1").value == "True"
 

@@ -19,6 +19,10 @@ ENDS = [
 DRAW = "next(squares), random.random(), numpy.random.rand()"
 
 
+# How a session forks itself.
+FORKS = "import sys\nkernel = sys.modules['palestra_sandbox.kernel']"
+
+
 @pytest.fixture
 def session(native):
     with native.open(seed=3, rollback=True) as made:
@@ -145,8 +149,8 @@ def test_threads_left_running_do_not_stand_in_the_way(session):
 @pytest.mark.parametrize(
     "spoil",
     [
-        "def refuse(): raise OSError('no')\nos.fork = refuse",
-        "os.fork = None",
+        f"{FORKS}\ndef refuse(*_): raise OSError('no')\nkernel.fork_beside = os.fork = refuse",
+        f"{FORKS}\nkernel.fork_beside = os.fork = None",
         "for _ in range(1500): os.mkdir('d'); os.chdir('d')",
     ],
 )
@@ -161,7 +165,7 @@ def test_where_the_state_cannot_be_kept_the_call_runs_and_says_so(session, spoil
 
 
 def test_a_copy_that_hangs_has_a_clock_too(session):
-    session.run("import time\nos.fork = lambda: time.sleep(60)")
+    session.run(f"{FORKS}\nimport time\nkernel.fork_beside = lambda _: time.sleep(60)")
     result = session.run("items", wall_s=0.3)
     assert result.status is Status.TIMEOUT
     assert "did not answer within 5 s" in result.stderr
@@ -185,11 +189,13 @@ def test_a_lost_server_is_a_lost_session(native):
         session = small.open(rollback=True)
         session.run("x = 1")
         os.kill(small.server_pid, 9)
-        with pytest.raises(SandboxError):
-            for _ in range(1000):  # dying, it may answer a few calls more
-                session.run("x")
-        with pytest.raises(SandboxError, match="lost"):
-            session.run("x")
+        said = []
+        while not said or "the sandbox was lost" not in said[-1]:
+            with pytest.raises(SandboxError) as caught:
+                for _ in range(1000):  # dying, it may answer a few calls more
+                    session.run("x")
+            said.append(str(caught.value))
+            assert len(said) < 100
         assert small.stats().lost == 1
 
 
@@ -202,7 +208,7 @@ def test_what_is_refused_before_it_runs_costs_nothing(session):
 
 def test_an_interpreter_that_dies_of_a_fork_is_followed_by_a_fresh_one(native):
     with native.open() as session:
-        session.run("import os\nos.fork = lambda: os._exit(7)")
+        session.run(f"import os\n{FORKS}\nkernel.fork_beside = lambda _: os._exit(7)")
         with pytest.raises(SandboxError, match="could not be copied: it ended"):
             session.fork()
         assert "the last one exited with code 7" in session.run("1").stderr
