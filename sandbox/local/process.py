@@ -156,11 +156,13 @@ class Process:
             yield from self.command({"op": "wake", "sid": self.sid, "seconds": seconds})
         self.go_on()
         while True:
+            others = [twin._ends[0].fileno()] if twin is not None else []
+            yield Wait([*descriptors, *others], reply.until, descriptors[:1] if queue else ())
             self._transmit(queue)
-            self._drain(reply)
             self._receive(reply, expect)
             if self.gone or (reply.answer is not None and not reply.killed):
                 break
+            self._drain(reply)
             late = time.monotonic() >= reply.until
             if late and reply.killed:
                 break
@@ -168,13 +170,9 @@ class Process:
                 self._kill(reply, "timeout")
             elif not reply.killed and len(reply.out) + len(reply.err) > self._output_kill():
                 self._kill(reply, "output")
-            if twin is not None and not twin.gone:
-                twin._receive(Reply())
-                if twin.gone:
-                    reply.until = min(reply.until, time.monotonic() + ANSWER_S)
-                    continue
-            others = [] if twin is None or twin.gone else [twin._ends[0].fileno()]
-            yield Wait([*descriptors, *others], reply.until, descriptors[:1] if queue else ())
+            if twin is not None and twin.has_ended():
+                reply.until = min(reply.until, time.monotonic() + ANSWER_S)
+                twin = None
         self.stop()
         if self._processes and not self.gone:
             yield from self.command({"op": "rest", "sid": self.sid})
@@ -267,8 +265,13 @@ class Process:
         Raises:
             SandboxError: it did, and the server with it.
         """
-        self._receive(Reply(killed="between calls"))
+        ended = self.has_ended()
         self._tell_loss("the fork server died")
+        return ended
+
+    def has_ended(self) -> bool:
+        """Whether the process is known to have ended; nothing that it says is listened to."""
+        self._receive(Reply(killed="unasked"))
         return self.gone
 
     def _tell_loss(self, why: str) -> None:

@@ -199,6 +199,8 @@ class LocalSession(Session):
             queue_s = time.monotonic() - asked
             with self._alone():
                 execution = yield from self._call(code, wall_s, data)
+                if self._lost == CLOSED:  # meanwhile: that it was killed is no result
+                    raise SandboxError(CLOSED)
         finally:
             self._sandbox.gate.release()
         execution = replace(execution, queue_s=queue_s)

@@ -15,7 +15,7 @@ import os
 import sys
 
 _open, _close, _dup2, _write = os.open, os.close, os.dup2, os.write
-_lseek, _unlink = os.lseek, os.unlink
+_lseek, _unlink, _fstat = os.lseek, os.unlink, os.fstat
 _FileIO, _BufferedReader, _TextIOWrapper = io.FileIO, io.BufferedReader, io.TextIOWrapper
 
 
@@ -26,6 +26,8 @@ class Input:
         self._folder = folder
         self._file = -1
         self._failed: OSError | None = None
+        # Where the last cell had no input: its stream, and which file that was.
+        self._empty: tuple[io.TextIOWrapper, tuple[int, int]] | None = None
 
     def take(self, data: bytes) -> None:
         """More bytes; the first failure is kept for `put_in_place`."""
@@ -44,8 +46,11 @@ class Input:
             OSError: the session has no space, or no descriptor, for its input.
         """
         taken, failed = self._file, self._failed
-        self._file, self._failed = -1, None
-        if taken < 0:
+        if taken < 0 and failed is None and self._still_empty():
+            return
+        self._file, self._failed, self._empty = -1, None, None
+        without = taken < 0
+        if without:
             taken = _null()
         else:
             _lseek(taken, 0, os.SEEK_SET)
@@ -55,8 +60,27 @@ class Input:
         raw = _FileIO(0, closefd=False)
         stream = _TextIOWrapper(_BufferedReader(raw), "utf-8", errors="surrogateescape")
         sys.stdin = sys.__stdin__ = stream  # type: ignore[misc]
+        if without:
+            self._empty = stream, _identity(0)
         if failed is not None:
             raise OSError(failed.errno, f"no room for the standard input: {failed.strerror}")
+
+    def _still_empty(self) -> bool:
+        """Whether nothing has to be done for a cell without input after another one."""
+        if self._empty is None:
+            return False
+        stream, null = self._empty
+        if any(getattr(sys, name, None) is not stream for name in ("stdin", "__stdin__")):
+            return False
+        try:
+            return not stream.closed and _identity(0) == null
+        except (OSError, ValueError):  # closed, or detached
+            return False
+
+
+def _identity(handle: int) -> tuple[int, int]:
+    found = _fstat(handle)
+    return found.st_dev, found.st_ino
 
 
 def _null() -> int:

@@ -12,8 +12,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-# Bound here, since this also runs beside code that may replace a module's functions.
-_dumps, _loads = json.dumps, json.loads
+_dumps = json.dumps  # bound here, since this also runs beside code that may replace it
 
 CHUNK = 32 << 10
 FORK_S = 30.0  # a copy takes milliseconds
@@ -57,7 +56,7 @@ def parse(data: bytes | bytearray) -> dict[str, Any]:
         ProtocolError: not a JSON object.
     """
     try:
-        message = _loads(data, parse_int=_integer)
+        message = _decode(data.decode())
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"not a JSON frame: {error}") from error
     if not isinstance(message, dict):
@@ -71,6 +70,9 @@ def _integer(text: str) -> int:
     if len(text) > MAX_DIGITS:
         raise ValueError(f"a number of {len(text)} digits")
     return int(text)
+
+
+_decode = json.JSONDecoder(parse_int=_integer).decode
 
 
 class Assembler:
