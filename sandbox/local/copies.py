@@ -55,6 +55,7 @@ class Family:
     listener: int
     tasks: int
     members: set[int] = field(default_factory=set)
+    mapped_shared: bool = False  # one of them has asked for memory that a copy would share
 
 
 @dataclass
@@ -196,6 +197,9 @@ class Copies:
         status = _status(asked.tid)
         if not status or not asked.valid():
             asked.refuse()
+        elif asked.name == "mmap":
+            family.mapped_shared = True
+            asked.allow()
         elif asked.name == "tgkill" and asked.args[0] == status["Tgid"]:
             asked.allow()
         elif asked.name == "clone" and asked.args[0] & CLONE_THREAD:
@@ -269,7 +273,8 @@ class Copies:
         if os.path.samefile(f"{folder}/ns/mnt", f"/proc/{copy.parent}/ns/mnt"):
             raise PermissionError("the copy has no mount namespace of its own")
         limits = copy.message["limits"]
-        refuse_shared_memory(folder)
+        if copy.family.mapped_shared:  # may be gone by now; to look takes half a millisecond
+            refuse_shared_memory(folder)
         stands = os.stat(f"{folder}/cwd").st_dev
         opened = open_files(folder)
         entered = os.open(f"{folder}/ns/mnt", os.O_RDONLY)

@@ -110,9 +110,7 @@ def refuse_shared_memory(folder: str) -> None:
     """
     with open(f"{folder}/maps", "rb") as file:
         maps = file.read()
-    # Looked for in two steps, since this is done for every copy and there is hardly ever any.
-    found = (b" /dev/zero" in maps or b" /tmp/" in maps) and _SHARED.search(maps)
-    if found:
+    if found := _SHARED.search(maps):
         path = os.fsdecode(b"/" + found[0].rpartition(b" /")[2])
         raise OSError(errno.EOPNOTSUPP, f"its memory would be shared: a mapping of {path}")
 

@@ -41,6 +41,7 @@ MACHINES = {
 }
 
 CLONE_THREAD = 0x00010000
+_MAP_SHARED = 1
 # Every CLONE_NEW flag, and CLONE_PARENT, by which a process would have a sibling.
 _CLONE_REFUSED = 0x7E028000
 # fcntl: duplicates, descriptor flags, status flags, record locks. Not F_SETOWN or F_SETSIG:
@@ -116,10 +117,14 @@ def _rules(profile: Profile) -> dict[str, list[bytes]]:
 
 
 def notifier(machine: Machine, profile: Profile) -> bytes:
-    """The program that asks the supervisor about the calls that the profile says."""
+    """The program that asks the supervisor about the calls that the profile says; where it may
+    copy sessions, about shared memory as well."""
     code = _prologue(machine)
     for name in profile.supervised:
         code += _on_call(machine.calls[name], [_op(_RET, NOTIFY)])
+    if not profile.processes:
+        shared = [_arg(3), _op(_JSET, _MAP_SHARED, 0, 1), _op(_RET, NOTIFY), _op(_RET, ALLOW)]
+        code += _on_call(machine.calls["mmap"], shared)
     return b"".join([*code, _op(_RET, ALLOW)])
 
 

@@ -69,14 +69,17 @@ class Server:
             pause = self._check_clocks()
             lacking = self._spares.lacking()
             events = self._epoll.poll(0 if lacking else pause)
+            ready = {descriptor for descriptor, _ in events}
             # A few at a time: a queue of opens must not keep deaths and hang-ups waiting.
-            if not self._commands(BATCH):
+            if self._control.fileno() in ready and not self._commands(BATCH):
                 return
-            self._listeners()
-            for descriptor, _ in events:
+            if self._zygote.uplink.fileno() in ready:
+                self._listeners()
+            for descriptor in ready:
                 self._attend(descriptor)
-            for report in self._zygote.deaths():
-                self._bury(report)
+            if self._zygote.reports.fileno() in ready:
+                for report in self._zygote.deaths():
+                    self._bury(report)
             if lacking and not events:  # nobody waits for anything
                 self._spares.make()
 
