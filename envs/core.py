@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, SupportsFloat
 import gymnasium
 from gymnasium.error import ResetNeeded
 
-from ..sandbox.types import SandboxError
+from ..sandbox.types import ProgramFault, SandboxError
 from .driving import Driver, is_async, maybe_await
 from .episode import Ask, Episode, Grade, Reply, Snapshot
 from .protocols import MalformedCall, Protocol, get_protocol
@@ -245,6 +245,8 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
             return _checked(await maybe_await(self.respond(message)))
         except _Failure:
             raise
+        except ProgramFault:  # the agent's own doing: it ends with nothing, and is no failure
+            return Reply((), 0.0, StopReason.COMPLETED, correct=False)
         except SandboxError as error:
             raise _Failure(Invalid("sandbox", str(error))) from error
         except ToolFailure as error:
@@ -389,7 +391,7 @@ class ToolEnv(ChatEnv):
     async def _finish(self) -> Reply:
         try:
             verdict = await maybe_await(self.grade(self.task, self.messages))
-        except SandboxError:
+        except (SandboxError, ProgramFault):
             raise
         except Exception as error:  # the reward boundary
             text = f"{type(error).__name__}: {error}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .base import Sandbox, Session
-from .types import Execution, Limits, SandboxError, Stats, Status
+from .types import Execution, Limits, ProgramFault, SandboxError, Stats, Status
 
 if TYPE_CHECKING:
     from .local import LocalSandbox, shared_sandbox
@@ -16,6 +16,7 @@ __all__ = [
     "Limits",
     "LocalSandbox",
     "Pool",
+    "ProgramFault",
     "Sandbox",
     "SandboxError",
     "Session",

@@ -77,7 +77,8 @@ class Session(_Closable):
 
         Raises:
             ValueError: `path` is not a plain relative path inside the working folder.
-            OSError: the session's quota is exceeded, or something else stands in the way.
+            OSError: it does not fit into a session with these limits.
+            ProgramFault: it would, but for what the program has put there.
             SandboxError: as for `arun`.
         """
 
@@ -105,7 +106,7 @@ class Session(_Closable):
         """Paths of the regular files below the working folder, relative to it, sorted.
 
         Raises:
-            OSError: there are more of them than a session should have.
+            ProgramFault: the program has made more of them than can be listed.
             SandboxError: as for `arun`.
         """
 
@@ -115,7 +116,12 @@ class Session(_Closable):
 
     @abstractmethod
     async def afork(self) -> Session:
-        """An independent copy: variables, generator states, random state, working files."""
+        """An independent copy: variables, generator states, random state, working files.
+
+        Raises:
+            ProgramFault: the program has made it impossible; see `sandbox/README.md`.
+            SandboxError: as for `arun`, or sessions cannot be copied here.
+        """
 
     @abstractmethod
     def fork(self) -> Session:

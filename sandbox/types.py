@@ -117,3 +117,11 @@ class SandboxError(RuntimeError):
 
     A rollout that meets it ends `invalid`.
     """
+
+
+class ProgramFault(RuntimeError):
+    """What was asked of a session failed by what its program had done: it works in a fresh one.
+
+    No infrastructure failed, so that a program cannot void its episode in this way: a rollout
+    that meets it ends with nothing.
+    """

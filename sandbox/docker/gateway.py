@@ -19,14 +19,14 @@ from typing import Any
 from ..base import Session
 from ..local import kernel
 from ..local.client import LocalSandbox
-from ..types import Limits, SandboxError, Status
+from ..types import Limits, ProgramFault, SandboxError, Status
 from .frames import Frame, Reader, Room, pack
 
 # The host is believed: whoever has the stream has the container.
 _ROOM = Room(fields=(1 << 32) - 1, body=(1 << 32) - 1)
 # What the control group counts of kills for memory, in its second and its first version.
 _KILLS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
-_ERRORS = (SandboxError, FileNotFoundError, OSError, ValueError, RuntimeError)
+_ERRORS = (SandboxError, ProgramFault, FileNotFoundError, OSError, ValueError, RuntimeError)
 
 Answer = tuple[dict[str, Any], bytes]
 

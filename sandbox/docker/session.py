@@ -14,7 +14,7 @@ from ..local import wire
 from ..local.verdict import number, text
 from ..local.waiting import Conversation, adrive, drive
 from ..paths import plain_path
-from ..types import Execution, Limits, SandboxError, Status
+from ..types import Execution, Limits, ProgramFault, SandboxError, Status
 from .frames import PLAIN, SMALL, Frame, Room
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ def _input(stdin: str | bytes) -> bytes:
     return stdin
 
 
-_KINDS = {"ValueError": ValueError, "RuntimeError": RuntimeError}
+_KINDS = {"ProgramFault": ProgramFault, "ValueError": ValueError, "RuntimeError": RuntimeError}
 
 
 def _raised(said: dict[str, Any], path: str | None) -> Exception:

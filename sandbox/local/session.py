@@ -10,14 +10,14 @@ import hashlib
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ..base import Session
 from ..paths import plain_path
-from ..types import Execution, Limits, SandboxError
+from ..types import Execution, Limits, ProgramFault, SandboxError
 from . import transfer, wire
 from .process import Process, Reply
 from .twin import NotCopiedError, copy, settle
@@ -26,6 +26,8 @@ from .waiting import Conversation, Wait, adrive, drive
 
 if TYPE_CHECKING:
     from .client import LocalSandbox
+
+T = TypeVar("T")
 
 SAVE_S = 5.0  # that saving the state before a call may take, however short the call's own clock
 FILES_S = 120.0  # opening a file takes microseconds, once the server comes to it
@@ -265,6 +267,13 @@ class LocalSession(Session):
         return judge(process, reply, ended, notice)
 
     def _fork(self) -> Conversation[Session]:
+        try:
+            return (yield from self._copied())
+        except NotCopiedError as error:
+            yield from self._blame(error, LocalSession._copied)
+            raise
+
+    def _copied(self) -> Conversation[LocalSession]:
         with self._alone():
             twin: Process | None = None
             try:
@@ -287,12 +296,37 @@ class LocalSession(Session):
             made._count("forked")
             return made
 
+    def _blame(
+        self, error: Exception, attempt: Callable[[LocalSession], Conversation[object]]
+    ) -> Conversation[None]:
+        """Raise ProgramFault where what failed with `error` works in a fresh session.
+
+        What the failing session says of the reason is its program's word.
+        """
+        if not self._calls:  # no program has run yet
+            return
+        fresh = LocalSession(self._sandbox, self._limits, self._seed)
+        try:
+            yield from fresh._fresh()
+            made = yield from attempt(fresh)
+        except (OSError, SandboxError):
+            return
+        finally:
+            fresh.close()
+        if isinstance(made, LocalSession):
+            made.close()
+        raise ProgramFault(f"by what the session's program did: {error}") from error
+
     def _write_file(self, path: str, data: bytes) -> Conversation[None]:
         parts = plain_path(path)
         if len(data) > self._limits.file_bytes:
             why = f"{len(data)} bytes, where a file may have {self._limits.file_bytes}"
             raise OSError(errno.EFBIG, why, path)
-        transfer.write((yield from self._opened("write", parts)), data, path)
+
+        def attempt(session: LocalSession) -> Conversation[None]:
+            transfer.write((yield from session._opened("write", parts)), data, path)
+
+        yield from self._or_blame(attempt)
 
     def _read_file(self, path: str, max_bytes: int | None) -> Conversation[bytes]:
         parts = plain_path(path)
@@ -300,8 +334,17 @@ class LocalSession(Session):
         return transfer.read((yield from self._opened("read", parts)), limit, path)
 
     def _list_files(self) -> Conversation[list[str]]:
-        handle = yield from self._opened("list", [])
-        return transfer.names(handle)
+        def attempt(session: LocalSession) -> Conversation[list[str]]:
+            return transfer.names((yield from session._opened("list", [])))
+
+        return (yield from self._or_blame(attempt))
+
+    def _or_blame(self, attempt: Callable[[LocalSession], Conversation[T]]) -> Conversation[T]:
+        try:
+            return (yield from attempt(self))
+        except OSError as error:
+            yield from self._blame(error, attempt)
+            raise
 
     def _opened(self, do: str, parts: list[str]) -> Conversation[int]:
         """A descriptor from the server; see `workfiles`."""

@@ -15,7 +15,7 @@ from palestra.envs.core import ChatEnv, ToolEnv
 from palestra.envs.episode import Grade, Reply
 from palestra.envs.tools import ToolFailure
 from palestra.envs.types import Invalid, Message, Outcome, StopReason, Task, ToolStatus
-from palestra.sandbox.types import SandboxError
+from palestra.sandbox.types import ProgramFault, SandboxError
 
 TASKS = [Task(f"t{i}", (Message("user", f"Say {i}"),), str(i)) for i in range(10)]
 CALL = '<tool_call>{"name": "double", "arguments": {"x": 4}}</tool_call>'
@@ -179,6 +179,12 @@ def test_failures_are_invalid_never_zero(error, kind):
     assert (observation, ended, cut) == ([], False, True)
     assert np.isnan(reward) and info["failure"].kind == kind
     assert info["outcome"] is Outcome.INVALID and info["correct"] is None
+
+
+def test_what_a_program_made_impossible_counts_against_it():
+    ((observation, reward, ended, cut, info),) = play(fails(ProgramFault("x")), "3")
+    assert (observation, reward, ended, cut) == ([], 0.0, True, False)
+    assert info["outcome"] is not Outcome.INVALID and info["correct"] is False
 
 
 def test_a_lost_tool_is_invalid():

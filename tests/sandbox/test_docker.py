@@ -7,7 +7,7 @@ import pickle
 import pytest
 from daemon import QUICK, SMALL, connected
 
-from palestra.sandbox import Limits, LocalSandbox, SandboxError, Status
+from palestra.sandbox import Limits, LocalSandbox, ProgramFault, SandboxError, Status
 from palestra.sandbox.docker import DockerSandbox
 
 pytestmark = pytest.mark.docker
@@ -101,7 +101,7 @@ def test_files_go_in_and_out(session):
         session.write_file("large", bytes(QUICK.file_bytes + 1))
     assert caught.value.errno == errno.EFBIG
     session.run("import os; os.mkdir('folder')")
-    with pytest.raises(OSError, match="folder"):
+    with pytest.raises(ProgramFault, match="directory"):
         session.write_file("folder", b"")
 
 

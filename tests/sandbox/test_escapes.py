@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from palestra.sandbox import Limits, LocalSandbox, SandboxError, Status
+from palestra.sandbox import Limits, LocalSandbox, ProgramFault, Status
 
 # Replaces what the runner does when the host asks for a copy.
 TAKE_OVER = """
@@ -91,7 +91,7 @@ def _left(sandbox, expected, within=10.0):
 def test_a_copy_that_does_not_report_is_no_session_and_is_ended(arena, code):
     with arena.open() as session:
         session.run(code)
-        with pytest.raises(SandboxError, match="the copy"):
+        with pytest.raises(ProgramFault, match="the copy"):
             session.fork()
         assert _left(arena, 1) == 1
         assert session.run("child._copy_session_or_why = real; 1").status is Status.OK
@@ -134,7 +134,7 @@ def test_half_a_copy_starts_no_thread(arena):
             "    with open('verdict', 'w') as file: file.write(verdict)\n"
             "    os.fork(); os._exit(0)\nchild._copy_session_or_why = evil"
         )
-        with pytest.raises(SandboxError, match="the copy"):
+        with pytest.raises(ProgramFault, match="the copy"):
             session.fork()
         assert session.run("open('verdict').read()").value == "'refused'"
 

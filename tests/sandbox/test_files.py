@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palestra.sandbox import Limits, SandboxError
+from palestra.sandbox import Limits, ProgramFault, SandboxError
 from palestra.sandbox.local import seccomp, transfer, workfiles
 from palestra.sandbox.paths import MAX_DEPTH, plain_path
 
@@ -83,9 +83,9 @@ def test_what_is_no_regular_file_is_not_found(session):
         with pytest.raises(FileNotFoundError):
             session.read_file(path)
     for path in ("folder", "file/below"):
-        with pytest.raises(OSError, match=r"[Dd]irectory") as caught:
+        with pytest.raises(ProgramFault, match=r"[Dd]irectory") as caught:
             session.write_file(path, b"")
-        assert caught.value.filename == path
+        assert caught.value.__cause__.filename == path
     assert session.run("1").value == "1"
 
 
@@ -174,6 +174,19 @@ def test_a_full_folder_is_an_error_that_keeps_what_was_there(native):
         session.write_file("again", b"1")
 
 
+def test_whose_fault_it_is_that_a_file_cannot_be_written(native):
+    """A fresh session shows it: a program must not look like a failure of the machine's."""
+    with native.open(Limits(tmp_bytes=1 << 20)) as session:
+        session.run("x = 1")
+        with pytest.raises(OSError, match="space"):  # too much for any session
+            session.write_file("data", b"x" * (2 << 20))
+        session.run("open('full', 'wb').write(bytes(900_000))")
+        with pytest.raises(ProgramFault, match="space"):
+            session.write_file("data", b"x" * (1 << 19))
+        session.run("import os; os.remove('full')")
+        session.write_file("data", b"x" * (1 << 19))
+
+
 def test_modes_do_not_keep_the_host_out(native):
     with native.open() as session:
         session.run(
@@ -191,7 +204,7 @@ def test_lists_are_bounded(sandbox):
         session.run("open('deep', 'w').close(); os.chdir('/tmp'); open('top', 'w').close()")
         assert session.list_files() == ["top"]
         session.run("for i in range(21_000): open(str(i), 'w').close()")
-        with pytest.raises(OSError, match="too many files"):
+        with pytest.raises(ProgramFault, match="too many files"):
             session.list_files()
         assert session.run("1").value == "1"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from palestra.sandbox import Limits, LocalSandbox, SandboxError, Status
+from palestra.sandbox import Limits, LocalSandbox, ProgramFault, SandboxError, Status
 
 ENDS = [
     ("while True: pass", Status.TIMEOUT, "wall-clock limit"),
@@ -209,7 +209,7 @@ def test_what_is_refused_before_it_runs_costs_nothing(session):
 def test_an_interpreter_that_dies_of_a_fork_is_followed_by_a_fresh_one(native):
     with native.open() as session:
         session.run(f"import os\n{FORKS}\nkernel.fork_beside = lambda _: os._exit(7)")
-        with pytest.raises(SandboxError, match="could not be copied: it ended"):
+        with pytest.raises(ProgramFault, match="could not be copied: it ended"):
             session.fork()
         assert "the last one exited with code 7" in session.run("1").stderr
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from palestra.sandbox import Sandbox, SandboxError, Session, Status
+from palestra.sandbox import ProgramFault, Sandbox, Session, Status
 
 from .scenes import FORK, SCENES, Play, Scene, good, run
 from .witness import Witness
@@ -58,7 +58,7 @@ def spoiled_copy(code: str) -> Play:
             try:
                 async with await copying as copy:
                     assert (await run(copy, "20 + 1", wall_s=2.0)).status in Status
-            except SandboxError as error:
+            except ProgramFault as error:
                 assert "could not be copied" in str(error), error
             await goes_on(session)
 

@@ -10,7 +10,7 @@ import secrets
 from contextlib import suppress
 from dataclasses import replace
 
-from palestra.sandbox import Sandbox, SandboxError, Session, Status
+from palestra.sandbox import ProgramFault, Sandbox, SandboxError, Session, Status
 
 from .attack import ATTACK_LIMITS
 from .scenes import FORK, good, run, scene
@@ -92,7 +92,7 @@ async def pipe_between_copies(sandbox: Sandbox, _: Witness) -> None:
                 await run(copy, "os.write(w, b'the answer')")
                 heard = await good(session, "len(select.select([r], [], [], 0.1)[0])")
                 assert heard == "0", "the original reads what its copy wrote"
-        except SandboxError as error:
+        except ProgramFault as error:
             assert "could not be copied" in str(error), error
 
 
@@ -142,7 +142,7 @@ async def folder_of_copies(sandbox: Sandbox, _: Witness) -> None:
         try:
             async with await session.afork() as copy:
                 await run(copy, "open('new', 'w').write('x'); open('mine', 'w').write('CHANGED')")
-        except SandboxError as error:
+        except ProgramFault as error:
             assert "could not be copied" in str(error), error
         assert await good(session, "(open('mine').read(), os.listdir('.'))") == (
             "('original', ['mine'])"
@@ -157,7 +157,7 @@ async def mapping_between_copies(sandbox: Sandbox, _: Witness) -> None:
             async with await session.afork() as copy:
                 await run(copy, "m[:10] = b'the answer'")
                 assert "the answer" not in await good(session, "m[:10]")
-        except SandboxError as error:
+        except ProgramFault as error:
             assert "could not be copied" in str(error), error
 
 
