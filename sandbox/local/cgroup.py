@@ -29,6 +29,13 @@ _LIMIT = {
     ("pids", 1): "pids.max",
     ("pids", 2): "pids.max",
 }
+# Swap is no way around the first: in version 1 the limit is on memory and swap together.
+_SWAP = {1: "memory.memsw.limit_in_bytes", 2: "memory.swap.max"}
+# What keeps a group of version 2 small. Whoever set it means all that runs in there.
+_BOUNDS = (
+    *("memory.max", "memory.high", "memory.swap.max", "pids.max", "cpu.max", "io.max"),
+    *("cpuset.cpus", "cpuset.mems"),
+)
 _KILLS = {1: "memory.oom_control", 2: "memory.events"}
 
 
@@ -223,14 +230,29 @@ def _make(own: Hierarchy, name: str, limits: dict[str, int]) -> str:
                 os.mkdir(folder)
             for controller in own.controllers:
                 _write(folder, _LIMIT[controller, own.version], str(limits[controller]))
+            if "memory" in own.controllers:
+                with suppress(FileNotFoundError):  # a kernel that does not count swap
+                    _write(folder, _SWAP[own.version], str((limits["memory"], 0)[own.version - 1]))
         except OSError as error:
             reasons.append(f"{place}: {error.strerror}")
             with suppress(OSError):
                 os.rmdir(folder)
+            if own.version == 2 and (bound := _bound(place)):
+                reasons.append(f"which has {bound} and is not to be left")
+                break
         else:
             return folder
     what = " and ".join(own.controllers)
     raise OSError(f"no control group for {what} can be made: {'; '.join(reasons)}")
+
+
+def _bound(folder: str) -> str:
+    """A file of a group that limits it, '' where there is none."""
+    for name in _BOUNDS:
+        with suppress(OSError), open(f"{folder}/{name}") as file:
+            if file.read().partition(" ")[0].strip() not in ("", "max"):
+                return name
+    return ""
 
 
 def _enable(place: str, controllers: tuple[str, ...]) -> None:

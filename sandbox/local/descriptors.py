@@ -35,11 +35,17 @@ def hung_up(end: socket.socket) -> bool:
     return bool(poller.poll(0))
 
 
-def cpu_seconds(handle: int) -> float:
-    """CPU time of a living process by its descriptor; 0 where it cannot be told."""
-    with suppress(OSError, ValueError, StopIteration):
-        with Path(f"/proc/self/fdinfo/{handle}").open() as file:
-            pid = next(int(line[4:]) for line in file if line.startswith("Pid:"))
+def process_id(handle: int) -> int:
+    """Of a process by its descriptor, as it is in our namespace; 0 where it has none there."""
+    with suppress(OSError, ValueError):
+        about = Path(f"/proc/self/fdinfo/{handle}").read_text()
+        return max(0, int(about.partition("Pid:")[2].partition("\n")[0]))
+    return 0
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a living process; 0 where it cannot be told."""
+    with suppress(OSError):
         if pid > 0:
             return time.clock_gettime((~pid << 3) | 2)  # its CPU clock, as the kernel names it
     return 0.0

@@ -17,12 +17,12 @@ from typing import Any
 
 from ..types import Limits, SandboxError
 from . import wire
-from .descriptors import cpu_seconds, hung_up, pair
+from .descriptors import cpu_seconds, hung_up, pair, process_id
 from .waiting import Conversation, Wait
 
 START_S = 120.0  # a first session may have to wait for the server's imports
 ANSWER_S = 3.0  # that a session has to say that it could not be copied
-LINGER_S = 0.1  # a killed process may take longer to let go of its memory: nobody waits for it
+LINGER_S = 0.05  # a killed process may take longer to let go of its memory: nobody waits for it
 BURST = 256  # reads before the clock is looked at again, however fast a program writes
 LEAST_PACKET = 512  # bytes of a socket's buffer that the kernel counts for an empty packet
 CPU_SLACK = 0.5  # seconds of CPU after which the limit is renewed with the server
@@ -34,7 +34,7 @@ class Reply:
 
     `answer` is the runner's frame, `killed` why the host killed the process, if it did.
     `out` and `err` are raw output, `until` is when waiting for it ends (monotonic seconds),
-    `cpu` the CPU seconds that a killed process had used, where known.
+    `cpu` the CPU seconds that the process had used then, by its clock; 0 where unknown.
     """
 
     out: bytearray = field(default_factory=bytearray)
@@ -62,6 +62,7 @@ class Process:
         self.forking = False  # it was told to copy itself, and has not answered
         self._awaited = {wire.READY, wire.PROCESS}
         self._handle = -1  # a process descriptor, once the server has sent it
+        self._pid = 0  # the same in numbers, where it has one in our namespace
         self._stopped = False
         self.gone = False
         self.exit: dict[str, Any] | None = None  # the server's last word on a dead process
@@ -125,7 +126,7 @@ class Process:
     def renew_cpu(self) -> Conversation[None]:
         """Make sure that the next call has its CPU seconds, and not many more.
 
-        What was used is the program's word; the server adds the seconds to its own figure.
+        The server adds the seconds to its own figure of what was used.
         """
         if self.cpu_limit - self.cpu_used < self.limits.cpu_s:
             seconds = self.limits.cpu_s + self._slack()
@@ -174,6 +175,8 @@ class Process:
                 reply.until = min(reply.until, time.monotonic() + ANSWER_S)
                 twin = None
         self.stop()
+        if not reply.killed and not self.gone:
+            reply.cpu = cpu_seconds(self._pid)
         if self._processes and not self.gone:
             yield from self.command({"op": "rest", "sid": self.sid})
         self._drain(reply)
@@ -337,6 +340,7 @@ class Process:
                 if self._handle >= 0:
                     os.close(self._handle)
                 self._handle = int.from_bytes(data, sys.byteorder)
+                self._pid = process_id(self._handle)
         return packet
 
     def _take(self, packet: bytes, reply: Reply, expect: int) -> None:
@@ -358,7 +362,7 @@ class Process:
         reports on the other half."""
         reply.killed = reply.killed or why
         reply.until = time.monotonic() + LINGER_S
-        reply.cpu = cpu_seconds(self._handle)
+        reply.cpu = cpu_seconds(self._pid)
         self._signal(signal.SIGKILL)
         with suppress(OSError):
             self._ends[0].shutdown(socket.SHUT_WR)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..types import SandboxError
 from . import wire
 from .process import START_S, Process, Reply
-from .verdict import number, text
+from .verdict import cpu_used, text
 from .waiting import Conversation
 
 PATIENCE_S = 600.0  # the server gives a copy up long before, unless the whole machine is starved
@@ -45,7 +45,7 @@ def copy(process: Process, twin: Process, wait_s: float) -> Conversation[Process
     except BaseException:
         twin.close()
         raise
-    process.cpu_used = max(process.cpu_used, number(answer.get("cpu")))
+    process.cpu_used = max(process.cpu_used, cpu_used(process, reply))
     twin.stop()
     return twin
 

@@ -20,14 +20,13 @@ class Ending(NamedTuple):
 def judge(process: Process, reply: Reply, ended: Ending | None, notice: str) -> Execution:
     """The result of one call; `notice` is said at the end of stderr."""
     answer = reply.answer or {}
-    used = number(answer.get("cpu"))
     if ended is not None:
         status = ended.status
-        used = max(used, reply.cpu, number((process.exit or {}).get("cpu")))
     else:
         failed = answer.get("error")
         status = Status.ERROR if failed else Status.OK
         status = Status.MEMORY if failed == "MemoryError" else status
+    used = cpu_used(process, reply)
     cpu, process.cpu_used = max(0.0, used - process.cpu_used), used
     limit = process.limits.output_bytes
     half = limit // 2
@@ -43,6 +42,13 @@ def judge(process: Process, reply: Reply, ended: Ending | None, notice: str) -> 
         cpu_s=cpu,
         truncated=cut_out or cut_err,
     )
+
+
+def cpu_used(process: Process, reply: Reply) -> float:
+    """CPU seconds of a process up to the end of an exchange: from outside, where they are known
+    there, else the program's word."""
+    seen = max(reply.cpu, number((process.exit or {}).get("cpu")))
+    return seen or number((reply.answer or {}).get("cpu"))
 
 
 def ending(reply: Reply, process: Process) -> Ending:

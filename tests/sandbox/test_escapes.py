@@ -162,6 +162,15 @@ def test_a_false_account_of_cpu_seconds_buys_none(arena):
         assert "CPU limit" in over.stderr
 
 
+def test_cpu_seconds_are_read_from_outside(arena):
+    lie = "import sys, time; sys.modules['palestra_sandbox.child']._cpu = lambda: 0.0"
+    burn = "end = time.process_time() + 0.2\nwhile time.process_time() < end: pass"
+    with arena.open() as session:
+        session.run(lie)
+        assert 0.2 <= session.run(burn).cpu_s < 1
+        assert session.run("1").cpu_s < 0.1
+
+
 def test_threads_stand_still_between_calls(arena):
     with arena.open() as session:
         session.run(
