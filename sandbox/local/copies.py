@@ -43,7 +43,7 @@ from .notify import Asked
 from .seccomp import CLONE_THREAD
 
 LOOK_S = 0.25  # between two looks at copies under way
-APPEAR_S = 3.0  # from the permission to fork to the new process
+APPEAR_S = 10.0  # from the permission to fork to the new process
 COPY_CPU_S = 1.0  # for the two processes of a copy under way; an honest one takes milliseconds
 _ROUNDS = 8  # of killing: three would do
 
@@ -121,6 +121,12 @@ class Copies:
     def buried(self, parent: int) -> None:
         """A session is dead, its copy abandoned: it forks no more."""
         self._suspects.discard(parent)
+
+    def lost(self, pid: int, status: int) -> None:
+        """A process is dead that was no session: half a copy it may have been."""
+        for copy in self.under_way():
+            if copy.pid == pid:
+                self._give_up(copy.parent, f"the copy ended, {status}, before it was complete")
 
     def check(self) -> float:
         """Give up copies that take too long; seconds until this should be called again."""
@@ -339,7 +345,7 @@ def _status(tid: int) -> dict[str, int]:
         "Threads": int(threads),
         "CapEff": int(effective, 16),
         "Dead": state in (b"Z", b"X"),
-        "Runs": state == b"R",
+        "Runs": state in (b"R", b"D"),  # D: the kernel does something for it
     }
 
 

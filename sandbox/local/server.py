@@ -309,6 +309,8 @@ class Server:
             if spare.promised is not None:
                 self._open_new(*spare.promised)
         if live is None:  # a spare, or what a spoilt copy left behind
+            if self._copies is not None:
+                self._copies.lost(pid, report["status"])
             return
         del self._by_fd[live.socket.fileno()], self._by_sid[live.sid]
         self._rest.forget(pid)

@@ -11,7 +11,7 @@ from palestra.sandbox import LocalSandbox
 from palestra.sandbox.local import landlock, seccomp
 
 HOST = """
-import errno, json, os
+import errno, json, os, time
 from palestra.sandbox import LocalSandbox, SandboxError
 from palestra.sandbox.local import kernel, seccomp
 machine = seccomp.machine()
@@ -31,7 +31,10 @@ with LocalSandbox(("math", "random")) as sandbox:
             session.fork()
         except SandboxError as error:
             found["copy"] = str(error)
-    found["left"] = os.listdir(os.path.dirname(found["cwd"][1].strip("'")))
+    folder, end = os.path.dirname(found["cwd"][1].strip("'")), time.monotonic() + 20
+    while len(os.listdir(folder)) > 1 and time.monotonic() < end:  # removed by and by
+        time.sleep(0.05)
+    found["left"] = os.listdir(folder)
     scratch = os.path.dirname(found["cwd"][1].strip("'"))
 try:
     LocalSandbox(("math",), require=("net", "pid")).open()
