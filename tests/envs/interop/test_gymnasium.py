@@ -113,7 +113,7 @@ def test_the_foreign_limit_truncates():
 
 
 def test_text_actions_and_observations_are_taken_as_they_are():
-    env = GymnasiumText(name="tests/Shout-v0")
+    env = GymnasiumText(name=f"{__name__}:tests/Shout-v0")
     observation, _ = env.reset(seed=0)
     assert observation[0].content.endswith("begin") and "Say STOP" in observation[0].content
     assert "Not for players" not in observation[0].content
