@@ -11,8 +11,9 @@
 
     Tool.of(add).schema()   # the OpenAI function schema, from signature and docstring
 
-Functions may be `async`. A tool that raises answers with an error message, which the agent
-sees; only `SandboxError` and `ToolFailure` mean that the infrastructure failed.
+Functions may be `async`; plain ones run in threads, as many as there are calls in flight, and
+so must bear being run side by side. A tool that raises answers with an error message, which the
+agent sees; only `SandboxError` and `ToolFailure` mean that the infrastructure failed.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, get_type_hints
+from functools import cache, partial
+from typing import Any, NamedTuple, get_type_hints
+from weakref import WeakKeyDictionary
 
 import docstring_parser
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
@@ -49,6 +51,12 @@ class ToolRunError(Exception):
     """A tool ran and failed; the message is shown to the agent as it is."""
 
 
+class _Signature(NamedTuple):
+    description: str
+    parameters: Json
+    arguments: type[Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Tool:
     """A callable the agent may use. Build one with `Tool.of(function)`."""
@@ -69,16 +77,8 @@ class Tool:
         if isinstance(function, Tool):
             return function
         title = name or function.__name__
-        doc = docstring_parser.parse(inspect.getdoc(function) or "")
-        if not doc.short_description:
-            raise ValueError(f"tool {title!r} needs a docstring: its first line tells the agent")
-        model = _argument_model(function, title, {p.arg_name: p.description for p in doc.params})
-        schema = TypeAdapter(model).json_schema()
-        schema.pop("title", None)
-        for entry in schema.get("properties", {}).values():
-            entry.pop("title", None)
-        text = "\n\n".join(t for t in (doc.short_description, doc.long_description) if t)
-        return cls(title, text, schema, function, model)
+        read = _signature(function, title)
+        return cls(title, read.description, read.parameters, function, read.arguments)
 
     def schema(self) -> Json:
         """The OpenAI function-tool schema."""
@@ -132,8 +132,7 @@ class Tool:
             if self.is_async:
                 result = await self.function(**arguments)
             elif in_loop:  # a plain function may block: it must not stall other episodes
-                loop = asyncio.get_running_loop()
-                result = await loop.run_in_executor(_threads(), lambda: self.function(**arguments))
+                result = await _in_thread(partial(self.function, **arguments))
             else:
                 result = self.function(**arguments)
         except (SandboxError, ToolFailure):
@@ -156,6 +155,33 @@ def unknown_tool(call: ToolCall, known: list[str]) -> ToolResult:
     """The answer to a call of a tool that does not exist."""
     text = f"Error: there is no tool {call.name!r}. Available tools: {', '.join(known)}"
     return ToolResult(call, text, ToolStatus.MALFORMED)
+
+
+# Reading a signature takes a millisecond, and a thousand environments may share a function.
+_signatures: WeakKeyDictionary[Any, dict[tuple[str, bool], _Signature]] = WeakKeyDictionary()
+
+
+def _signature(function: Callable[..., Any], title: str) -> _Signature:
+    """What a function says of itself, read once for all its bound methods."""
+    own = getattr(function, "__func__", function)
+    known = _signatures.setdefault(own, {})
+    key = (title, own is function)
+    if key not in known:
+        known[key] = _read(function, title)
+    return known[key]
+
+
+def _read(function: Callable[..., Any], title: str) -> _Signature:
+    doc = docstring_parser.parse(inspect.getdoc(function) or "")
+    if not doc.short_description:
+        raise ValueError(f"tool {title!r} needs a docstring: its first line tells the agent")
+    model = _argument_model(function, title, {p.arg_name: p.description for p in doc.params})
+    schema = TypeAdapter(model).json_schema()
+    schema.pop("title", None)
+    for entry in schema.get("properties", {}).values():
+        entry.pop("title", None)
+    text = "\n\n".join(t for t in (doc.short_description, doc.long_description) if t)
+    return _Signature(text, schema, model)
 
 
 def _argument_model(
@@ -190,7 +216,15 @@ def _as_json(value: Any) -> str:
         return str(value)
 
 
+def _in_thread(work: Callable[[], Any]) -> asyncio.Future[Any]:
+    try:
+        return asyncio.get_running_loop().run_in_executor(_threads(), work)
+    except RuntimeError as error:  # the machine has no more: nothing that the tool did
+        raise ToolFailure(f"no thread to run a plain tool in: {error}") from error
+
+
 @cache
 def _threads() -> ThreadPoolExecutor:
-    # Threads are made on demand and reused; waiting tools cost little more than a stack.
-    return ThreadPoolExecutor(max_workers=1024, thread_name_prefix="palestra-tool")
+    # A thread is made when a call finds none idle, so there are as many as calls ever were in
+    # flight: the rollouts' concurrency bounds them, and a bound here would only add a queue.
+    return ThreadPoolExecutor(max_workers=1_000_000, thread_name_prefix="palestra-tool")

@@ -83,26 +83,19 @@ async def evaluate(
     _check(tasks, samples, concurrency)
     wanted = {(task.id, i): task for task in tasks for i in range(samples)}
     done = _resumed(folder, wanted, seed, resume) if folder else {}
+    book = _Book(wanted, _whole(done, tasks, samples) if extras else done, folder, progress)
     if extras:
-        done = _whole(done, tasks, samples)
-    book, left = _Book(folder, done, len(wanted), progress), [k for k in wanted if k not in done]
-    gathering = Gathering(samples, extras)
+        book.gathering = Gathering(samples, extras)
 
     async def one(env: ChatEnv, job: Job) -> Trajectory:
         seeds = {"seed": job.seed, "env_seed": job.env_seed}
         return await episode(env, agent, job.task, **seeds, limits=limits, counted=True)
 
-    async def finished(number: int, trajectory: Trajectory) -> None:
-        task, index = wanted[left[number]], left[number][1]
-        if not extras:
-            book.enter(task, index, trajectory)
-        elif group := await gathering.add(task.id, task, index, trajectory):
-            for place, member in enumerate(group.trajectories):
-                book.enter(task, place, member)
-
-    jobs = [Job(wanted[k], derive_seed(seed, *k), derive_seed(seed, "env", k[0])) for k in left]
     with closing(book):
-        await play(pool, agent.engine, jobs, one, finished, concurrency=concurrency)
+        jobs = [
+            Job(wanted[k], derive_seed(seed, *k), derive_seed(seed, "env", k[0])) for k in book.left
+        ]
+        await play(pool, agent.engine, jobs, one, book.finished, concurrency=concurrency)
         figures = await measures(pool, agent)
     result = EvalResult.of(
         [TaskRow.of(t, [book.done[t.id, i] for i in range(samples)]) for t in tasks],
@@ -130,22 +123,36 @@ def read_samples(folder: Path) -> Iterator[tuple[Task, int, Trajectory]]:
 class _Book:
     """The samples so far. Each new one is appended to the folder, if there is one, and told."""
 
+    gathering: Gathering | None = None
+    """Where samples wait for the rest of their group, if there are group rewards."""
+
     def __init__(
         self,
-        folder: Path | None,
+        wanted: Mapping[Key, Task],
         done: dict[Key, Sample],
-        total: int,
+        folder: Path | None,
         progress: Callable[[Progress], None] | None,
     ) -> None:
-        self.done, self._progress = done, progress
-        self._tally = _Tally(done.values(), total)
+        self.done, self._wanted, self._progress = done, wanted, progress
+        self.left = [key for key in wanted if key not in done]
+        self._tally = _Tally(done.values(), len(wanted))
         self._lines: JsonLines | None = None
         if folder:
             path = _samples_file(folder)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lines = JsonLines(path)
 
-    def enter(self, task: Task, index: int, trajectory: Trajectory) -> None:
+    async def finished(self, number: int, trajectory: Trajectory) -> None:
+        """Take what came of the sample `left[number]`."""
+        key = self.left[number]
+        task, index = self._wanted[key], key[1]
+        if self.gathering is None:
+            self._enter(task, index, trajectory)
+        elif group := await self.gathering.add(task.id, task, index, trajectory):
+            for place, member in enumerate(group.trajectories):
+                self._enter(task, place, member)
+
+    def _enter(self, task: Task, index: int, trajectory: Trajectory) -> None:
         self.done[task.id, index] = Sample.of(trajectory)
         if self._lines:
             record = {"task": plain(task.to_dict()), "sample": index}

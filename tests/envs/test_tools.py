@@ -135,3 +135,23 @@ def test_what_is_missing_is_named():
 
 def test_tools_pickle():
     assert pickle.loads(pickle.dumps(Tool.of(add))).schema() == Tool.of(add).schema()
+
+
+def test_a_signature_is_read_once_for_all_bound_methods():
+    class Counter:
+        def __init__(self, start: int) -> None:
+            self.start = start
+
+        def count(self, by: int) -> int:
+            """Count on."""
+            return self.start + by
+
+    one, two = Tool.of(Counter(1).count), Tool.of(Counter(2).count)
+    assert one.arguments is two.arguments and one.function.__self__ is not two.function.__self__
+    assert [asyncio.run(t.call(ToolCall("count", '{"by": 5}'))).content for t in (one, two)] == [
+        "6",
+        "7",
+    ]
+    assert Tool.of(Counter(1).count, "add").schema()["function"]["name"] == "add"
+    with pytest.raises(ValueError, match="annotate parameter 'self'"):
+        Tool.of(Counter.count)
