@@ -7,12 +7,15 @@ Rows are ways to run model-written Python, columns are jobs:
 - live: `6 * 7` once more in a place that is open already
 - fork: an independent copy of a live place, ready for its first call
 
-Before every run there are 20 ms of rest, as between the calls of an agent. The rows take
-turns, so that a slow minute of the machine hits all of them. The floor is a plain fork and
-exit of a process with the same packages loaded and rehearsed. Peers run under
-`--peers-python`, an interpreter that has numpy, sympy and those of gem-llm, smolagents,
-llm-sandbox, jupyter_client with ipykernel, and docker that are to be measured; rows whose
-package, program or image is absent are named and left out.
+Before every run there are 20 ms of rest, as between the calls of an agent; `live` and `fork`
+are measured once more without (`at once`): after a rest caches are cold, and whatever runs in
+Python takes several times as long, as the floor of `live` shows, a bare eval in one process.
+The rows take turns, so that a slow minute of the machine hits all of them. The other floor is a
+plain fork and exit of a process with the same packages loaded and rehearsed. At the end
+programs that do not want to end are given half a second, and it is printed when calls returned.
+Peers run under `--peers-python`, an interpreter that has numpy, sympy and those of gem-llm,
+smolagents, llm-sandbox, jupyter_client with ipykernel, and docker that are to be measured; rows
+whose package, program or image is absent are named and left out.
 
 examples:
   python scripts/bench/sandbox
@@ -35,12 +38,15 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[2]
-OURS = ("palestra", "palestra, on demand", "floor: fork and exit")
+OURS = ("palestra", "palestra, on demand", "floor: fork and exit", "floor: eval in process")
 PEERS = (
     *("python -I", "bubblewrap", "GEM", "smolagents", "jupyter", "llm-sandbox"),
     *("docker exec", "docker run"),
 )
 JOBS = ("print", "sympy", "live", "fork")
+AT_ONCE = {"live": "live, at once", "fork": "fork, at once"}
+COLUMNS = ("print", "sympy", "live", "live, at once", "fork", "fork, at once")
+REST_S = 0.02
 SLOW = {"jupyter": 4, "llm-sandbox": 4, "docker exec": 4, "docker run": 8}  # fewer of these
 GOALS_MS = {"print": 3.0, "sympy": 40.0, "live": 0.3, "fork": 5.0}
 
@@ -50,7 +56,7 @@ class Row:
 
     def __init__(self, name: str, python: str, image: str) -> None:
         self.name = name
-        self.samples: dict[str, list[float]] = {job: [] for job in JOBS}
+        self.samples: dict[str, list[float]] = {column: [] for column in COLUMNS}
         path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
         self._child = subprocess.Popen(
             [python, str(HERE / "ways.py"), name, image],
@@ -64,11 +70,11 @@ class Row:
         self.jobs: list[str] = hello.get("jobs", [])
         self.absent: str = hello.get("absent", "")
 
-    def measure(self, job: str, count: int) -> None:
+    def measure(self, job: str, count: int, *, at_once: bool = False) -> None:
         assert self._child.stdin
-        self._child.stdin.write(f"{job} {count}\n")
+        self._child.stdin.write(f"{job} {count} {0 if at_once else REST_S}\n")
         self._child.stdin.flush()
-        self.samples[job] += self._read()["seconds"]
+        self.samples[AT_ONCE[job] if at_once else job] += self._read()["seconds"]
 
     def close(self) -> None:
         self._child.communicate()
@@ -83,12 +89,15 @@ class Row:
 
 
 def measure(rows: list[Row], rounds: int, count: int) -> None:
-    for number in range(rounds):
+    for done in range(rounds):
         for row in rows:
             for job in row.jobs:
                 fewer = 10 if job == "sympy" else 1
-                row.measure(job, max(1, count // fewer // SLOW.get(row.name, 1)))
-        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+                number = max(1, count // fewer // SLOW.get(row.name, 1))
+                row.measure(job, number)
+                if job in AT_ONCE:
+                    row.measure(job, number, at_once=True)
+        print(f"round {done + 1} of {rounds}", file=sys.stderr, flush=True)
 
 
 def quantile(samples: list[float], share: float) -> float:
@@ -99,13 +108,13 @@ def quantile(samples: list[float], share: float) -> float:
 
 def table(rows: list[Row]) -> str:
     lines = [
-        "| p50 / p99 in ms | " + " | ".join(JOBS) + " |",
-        "| --- |" + " --- |" * len(JOBS),
+        "| p50 / p99 in ms | " + " | ".join(COLUMNS) + " |",
+        "| --- |" + " --- |" * len(COLUMNS),
     ]
     for row in rows:
         cells = []
-        for job in JOBS:
-            found = row.samples[job]
+        for column in COLUMNS:
+            found = row.samples[column]
             cells.append(
                 f"{quantile(found, 0.5):.2f} / {quantile(found, 0.99):.2f}" if found else "-"
             )
@@ -177,8 +186,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=40, help="runs of a job in one turn")
     parser.add_argument("--clients", type=int, default=32, help="callers in the throughput test")
     parser.add_argument("--seconds", type=float, default=8, help="of each throughput test")
+    parser.add_argument("--stubborn", type=int, default=10, help="runs of each such program")
     parser.add_argument("--json", type=Path, help="file for every sample, in seconds")
     args = parser.parse_args()
+    from stubborn import overruns
     from ways import PRINT, SYMPY
 
     print(machine())
@@ -202,6 +213,8 @@ def main() -> None:
         for what, code, goal in (("print", PRINT, 250), ("sympy", SYMPY, 45)):
             rate = throughput(code, args.clients, args.seconds)
             print(f"{what} at {args.clients} clients: {rate:.0f} a second (goal {goal})")
+    if "palestra" in names and args.stubborn > 0:
+        print("\n" + overruns(args.stubborn))
     if args.json:
         args.json.write_text(json.dumps({row.name: row.samples for row in rows}))
 
