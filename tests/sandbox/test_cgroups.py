@@ -58,6 +58,9 @@ def test_every_process_is_in_it_and_it_has_limits(small):
     files = [folders["memory"] / name for name in ("memory.max", "memory.limit_in_bytes")]
     assert [int(file.read_text()) for file in files if file.exists()] == [256 * MB]
     assert int((folders["pids"] / "pids.max").read_text()) == cgroup.default_tasks()
+    swap = {"memory.memsw.limit_in_bytes": 256 * MB, "memory.swap.max": 0}
+    for file, most in ((folders["memory"] / name, most) for name, most in swap.items()):
+        assert not file.exists() or int(file.read_text()) == most
 
 
 def test_who_takes_too_much_dies_of_it_and_nobody_else(small):
@@ -187,3 +190,26 @@ def test_version_2_is_found_with_all_groups_above(line, root, folder):
 def test_without_the_controller_it_says_so():
     with pytest.raises(OSError, match="no control groups for memory are mounted"):
         cgroup._find(("memory",), 1, "/", [MOUNT.format(root="/").split()])
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({}, True),
+        ({"memory.max": "max\n", "cpu.max": "max 100000\n", "cpuset.cpus": "\n"}, True),
+        ({"memory.max": "1000000\n"}, False),
+        ({"cpu.max": "50000 100000\n"}, False),
+        ({"cpuset.cpus": "0-3\n"}, False),
+    ],
+)
+def test_a_group_that_somebody_limited_is_not_left(tmp_path, files, left):
+    """Version 2 makes groups beside our own rather than in it: not where that is a way out."""
+    inner = tmp_path / "service"
+    inner.mkdir()
+    for name, text in files.items():
+        (inner / name).write_text(text)
+    own = cgroup.Hierarchy(cgroup.CONTROLLERS, 2, str(tmp_path), str(inner))
+    with pytest.raises(OSError, match="can be made") as caught:
+        cgroup._make(own, "palestra-1-x", {"memory": 1 << 30, "pids": 100})
+    assert (f"{tmp_path}: " in str(caught.value)) is left
+    assert ("not to be left" in str(caught.value)) is not left

@@ -35,11 +35,22 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[2] / "tests" / "sandbox"))
 
 from attacks import ATTACKS, Attack, Outcome, worked  # noqa: E402 - found through the line above
+from hostile import duration, host, kernel, runner, space, turns  # noqa: E402
 
 SYSTEMS = (
     *("palestra", "subprocess", "gem", "smolagents", "smolagents+sympify"),
     *("bubblewrap", "docker run"),
 )
+THEMES = {
+    "memory, disk, processes": space.ATTACKS,
+    "output, time, crashes": duration.ATTACKS,
+    "files of the host": host.FILES,
+    "secrets": host.SECRETS,
+    "network": host.NETWORK,
+    "other processes": [*host.SIGNALS, *kernel.TRACING],
+    "doors of the kernel": [one for one in kernel.ATTACKS if one not in kernel.TRACING],
+    "results and later runs": [*runner.ATTACKS, *turns.ATTACKS],
+}
 PARTS = ("code", "then", "later")
 SLACK_S = 2.5  # over its limit, before a system counts as overrun
 
@@ -90,19 +101,24 @@ def play(system: str, attacks: list[Attack], args: argparse.Namespace) -> dict[s
     return found
 
 
-def table(found: dict[str, dict[str, Any]], attacks: list[Attack]) -> str:
-    """Markdown: totals, then each attack."""
+def table(found: dict[str, dict[str, Any]], attacks: list[Attack], *, each: bool) -> str:
+    """Markdown: how many of each theme were safe, how the rest ended, and then each attack."""
     systems = list(found)
-    counts = {s: Counter(entry["outcome"] for entry in found[s].values()) for s in systems}
-    lines = ["| system | safe | worked | lost | of |", "| --- | ---: | ---: | ---: | ---: |"]
-    for s in systems:
-        c = counts[s]
-        lines.append(f"| {s} | {c['safe']} | {c['worked']} | {c['lost']} | {c.total()} |")
-    lines += ["", f"| attack | {' | '.join(systems)} |", "| --- |" + " --- |" * len(systems)]
-    for attack in attacks:
-        cells = [found[s][attack.id]["outcome"] for s in systems]
-        cells = [cell if cell == "safe" else f"**{cell}**" for cell in cells]
-        lines.append(f"| {attack.id} | {' | '.join(cells)} |")
+    rows = {theme: [a for a in attacks if a in members] for theme, members in THEMES.items()}
+    lines = [f"| attacks contained | {' | '.join(systems)} |", "| --- |" + " ---: |" * len(systems)]
+    for theme, members in [*rows.items(), ("all", attacks)]:
+        if members:
+            ends = [Counter(found[s][a.id]["outcome"] for a in members) for s in systems]
+            cells = [f"{end['safe']}/{len(members)}" for end in ends]
+            lines.append(f"| {theme} | {' | '.join(cells)} |")
+    lost = [Counter(found[s][a.id]["outcome"] for a in attacks)["lost"] for s in systems]
+    lines.append(f"| the harness itself was lost | {' | '.join(map(str, lost))} |")
+    if each:
+        lines += ["", f"| attack | {' | '.join(systems)} |", "| --- |" + " --- |" * len(systems)]
+        for attack in attacks:
+            outcomes = [found[s][attack.id]["outcome"] for s in systems]
+            cells = [one if one == "safe" else f"**{one}**" for one in outcomes]
+            lines.append(f"| {attack.id} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -119,6 +135,7 @@ def main() -> None:
     parser.add_argument(
         "--json", type=Path, help="keep everything there; what it has is not run again"
     )
+    parser.add_argument("--each", action="store_true", help="a row for each attack, too")
     parser.add_argument("--verbose", action="store_true", help="a line for each attack")
     args = parser.parse_args()
     fitting = [attack for attack in ATTACKS if not attack.own]
@@ -133,7 +150,7 @@ def main() -> None:
             found |= {system: result} if result else {}
             if args.json:
                 args.json.write_text(json.dumps(found, indent=1))
-    print(table({s: found[s] for s in systems if s in found}, attacks))
+    print(table({s: found[s] for s in systems if s in found}, attacks, each=args.each))
 
 
 if __name__ == "__main__":
