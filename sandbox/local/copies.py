@@ -72,6 +72,7 @@ class Copy:
     started: bool = False  # its first fork was allowed
     waited: float = 0.0  # seconds in which it made no use of a processor, though it could
     appeared_by: float = float("inf")  # of them
+    cpu: float = 0.0  # seconds that the parent had used when it was asked to copy itself
 
 
 class Copies:
@@ -100,6 +101,7 @@ class Copies:
         """From now on the parent may fork once."""
         if not self._by_parent and not self._suspects:
             self._next_look = time.monotonic() + LOOK_S
+        copy.cpu = _cpu_seconds(copy.parent)
         self._by_parent[copy.parent] = copy
 
     def abandon(self, parent: int) -> int | None:
@@ -146,7 +148,7 @@ class Copies:
 
         On a starved machine an honest copy can take minutes. So time is counted in looks, which
         come late where we are starved, and not while one of its processes waits for a processor
-        or has one: what runs is ended by its CPU seconds.
+        or has one: what runs is held to its CPU seconds.
         """
         strays = self._strays()
         own = {pid for pid, up in strays.items() if up == copy.parent}
@@ -159,8 +161,8 @@ class Copies:
         gone = not own and copy.waited > copy.appeared_by
         if gone or {copy.middle, copy.pid} - {0} - own:
             return "the copy ended before it was complete"
-        wait_s = copy.message["wait_s"]
-        return "" if copy.waited <= wait_s else f"the copy took over {wait_s:g} s"
+        wait_s, busy = copy.message["wait_s"], _cpu_seconds(copy.parent) - copy.cpu
+        return "" if copy.waited + busy <= wait_s else f"the copy took over {wait_s:g} s"
 
     def _strays(self) -> dict[int, int]:
         """Living processes that are no sessions, with the processes that forked them."""
