@@ -52,8 +52,9 @@ class SeatEnv(ChatEnv):
     """An environment for several agents that act in turns.
 
     As a plain Gymnasium environment one caller acts for every seat; the reward of the last
-    action is that of the seat that made it, and `info["rewards"]` has everybody's. A move
-    that cannot be read or is against the rules loses: `forfeit` says what that pays.
+    action is that of the seat that made it, and `rewards` (and `info["reward_parts"]`, as
+    `seat/NAME`) has everybody's. A move that cannot be read or is against the rules loses:
+    `forfeit` says what that pays.
     """
 
     seats: tuple[str, ...] = ()

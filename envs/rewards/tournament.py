@@ -28,6 +28,8 @@ Floats = NDArray[np.float64]
 # (question, first answer, second answer) -> how far the first is better, in [0, 1].
 Compare = Callable[[str, str, str], Awaitable[float | Invalid]]
 
+CRITERIA = "correctness, then helpfulness"
+
 _SHOWN = """\
 <conversation-$mark>
 $question
@@ -65,7 +67,7 @@ PAIR_TOKEN = JudgePrompt(
 )
 
 
-def compared_by_judge(judge: Judge, criteria: str = "correctness, then helpfulness") -> Compare:
+def compared_by_judge(judge: Judge, criteria: str = CRITERIA) -> Compare:
     """Comparisons from a judge's generated JSON; its prompt should be `PAIR`."""
 
     async def compare(question: str, first: str, second: str) -> float | Invalid:
@@ -79,7 +81,7 @@ def compared_by_judge(judge: Judge, criteria: str = "correctness, then helpfulne
 
 def compared_by_probability(
     ask: VerdictLogprobs,
-    criteria: str = "correctness, then helpfulness",
+    criteria: str = CRITERIA,
     prompt: JudgePrompt = PAIR_TOKEN,
 ) -> Compare:
     """Comparisons by P(A) / (P(A) + P(B))."""

@@ -2,7 +2,8 @@
 
 from .critics import ProgramCritic, compared_by_items
 from .environment import Rubric
-from .report import CriticReport, critic_report, critic_triples
+from .refinement import critic_tasks, critic_triples, write_critic_tasks
+from .report import CriticReport, critic_report
 
 __all__ = [
     "CriticReport",
@@ -10,5 +11,7 @@ __all__ = [
     "Rubric",
     "compared_by_items",
     "critic_report",
+    "critic_tasks",
     "critic_triples",
+    "write_critic_tasks",
 ]

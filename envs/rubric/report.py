@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from ..rewards.group import final_text
 from ..rewards.tournament import Compare, Comparison, compare_both_orders
-from ..types import Group, Invalid
+from ..types import Invalid
 
 Hack = Callable[[str], str]
 
@@ -86,22 +85,6 @@ async def critic_report(
         },
         invalid=1 - answered / asked,
     )
-
-
-def critic_triples(
-    groups: Iterable[Group], answer_of: Callable[[str], str] = str
-) -> list[tuple[str, str, str]]:
-    """(question, a correct answer, an incorrect one) from groups whose tasks are verifiable.
-
-    This is Kimi K2's closed loop: what is known to be right re-calibrates the critic. Give
-    them to `critic_accuracy` to track it, or to a learner as preferences.
-    """
-    triples = []
-    for group in groups:
-        right = [answer_of(final_text(t)) for t in group.valid if t.correct]
-        wrong = [answer_of(final_text(t)) for t in group.valid if t.correct is False]
-        triples += [(group.task.question, a, b) for a, b in zip(right, wrong, strict=False)]
-    return triples
 
 
 async def _repeated(

@@ -15,12 +15,15 @@ from tyro.conf import Positional
 from .environment import make_environment
 from .parsing import parse
 
+SEAT = "seat/"  # what the rewards of the seats are called in `reward_parts`
 STYLES = {"system": "dim", "user": "bold", "tool": "cyan", "assistant": "green"}
 
 
 @dataclass(frozen=True)
 class Options:
     """Play one episode yourself: you write what the model would write.
+
+    In a game with seats you play every seat, told each time which.
 
     An empty line sends what you typed, so an action may have several lines (and a code block
     empty ones). The end of input (Ctrl-D) with nothing typed leaves.
@@ -57,7 +60,7 @@ def play(
     if instructions and not any(instructions in m.content for m in opening):
         _say(console, "tools", instructions, "dim")
     while True:
-        console.print(Text("your turn (an empty line sends it):", style="dim"))
+        console.print(Text(f"{_turn(env)} (an empty line sends it):", style="dim"))
         action = read_action(readline)
         if action is None:
             console.print("left before the end")
@@ -84,10 +87,20 @@ def _finish(console: Console, reward: float, info: dict[str, Any]) -> int:
     if failure is not None:
         console.print(f"invalid ({failure.kind}): {failure.message}", markup=False)
         return 1
+    seats = {k.removeprefix(SEAT): v for k, v in info["reward_parts"].items() if k.startswith(SEAT)}
+    if seats:  # a game: everybody's reward, as one person played them all
+        ends = ", ".join(f"{seat} {value:+g}" for seat, value in seats.items())
+        console.print(f"the game is over: {ends}", markup=False)
+        return 0
     parts = ", ".join(f"{name} {value:g}" for name, value in info["reward_parts"].items())
     verdict = {True: ", correct", False: ", not correct", None: ""}[info["correct"]]
     console.print(f"reward {reward:g}{f' ({parts})' if parts else ''}{verdict}: {stop.value}")
     return 0
+
+
+def _turn(env: Any) -> str:
+    seat = getattr(env.unwrapped, "seat", None)
+    return f"your turn as {seat}" if seat else "your turn"
 
 
 def _show(console: Console, messages: Iterable[Any]) -> None:

@@ -97,6 +97,16 @@ def test_play_runs_the_tool_and_grades_the_answer(
     assert printed.rstrip().endswith("reward 0 (answer 0), not correct: completed")
 
 
+def test_play_of_a_game_says_whose_turn_it_is_and_what_each_seat_won(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed(monkeypatch, "[bet]\n\n[call]\n\n")
+    assert cli.main(["play", "palestra/KuhnPoker-v0", "--task", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.index("your turn as first") < printed.index("your turn as second")
+    assert printed.rstrip().endswith("the game is over: first -2, second +2")
+
+
 def test_play_of_the_same_seed_is_the_same_task(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

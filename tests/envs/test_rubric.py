@@ -13,13 +13,15 @@ from palestra.agents.agent import Agent
 from palestra.agents.engines.scripted import ScriptedEngine
 from palestra.agents.rollout import EnvPool, RolloutLimits, collect
 from palestra.envs.rewards.rubric import Item, explicit_score
-from palestra.envs.rewards.tournament import critic_accuracy
+from palestra.envs.rewards.tournament import compared_by_probability, critic_accuracy
 from palestra.envs.rubric import (
     ProgramCritic,
     Rubric,
     compared_by_items,
     critic_report,
+    critic_tasks,
     critic_triples,
+    write_critic_tasks,
 )
 from palestra.envs.rubric.checks import checker, prescriptive_items, verified_items
 from palestra.envs.rubric.tasks import shipped_tasks
@@ -249,6 +251,39 @@ def test_verifiable_groups_measure_the_critic():
     assert run(critic_accuracy(compared_by_items([wordy], ProgramCritic()), triples))[
         "accuracy"
     ] == pytest.approx(0.0)
+
+
+def test_known_pairs_become_tasks_that_teach_the_critic_to_judge(tmp_path):
+    triples = [("A river?", "The Po.", "The Rhine."), ("Same?", "x", "x")]
+    tasks = critic_tasks([*triples, triples[0]])
+    assert [t.reference for t in tasks] == ["A", "B"]  # both orders, once, never a tie
+    asked = []
+
+    async def ask(messages, verdicts):
+        asked.append(messages)
+        return [0.0, -1.0]
+
+    run(compared_by_probability(ask)(*triples[0]))
+    assert asked == [tasks[0].prompt]  # what is learnt is what is asked
+    train, held = tmp_path / "train.jsonl", tmp_path / "held.jsonl"
+    assert write_critic_tasks(train, tasks) == 2
+    write_critic_tasks(held, critic_tasks([("A lake?", "Como.", "The Po.")]))
+    files = {"train": str(train), "heldout": str(held)}
+    for split, size in (("train", 2), ("heldout", 2)):
+        source = ",".join(f"{name}={path}" for name, path in files.items())
+        env = Rubric(tasks=source, split=split, rubrics=["task"])
+        assert len(env.tasks) == size and env.tasks[0].prompt[0].role == "system"
+        for task in env.tasks:
+            wrong = {"A": "B", "B": "A"}[task.reference]
+            replies = {task.reference: 1.0, f" **{task.reference}**.": 1.0, wrong: 0.0}
+            replies |= {
+                f"{wrong} or {task.reference}": 0.0,
+                f"{task.reference} {wrong}": 0.0,
+                "": 0.0,
+            }
+            for reply, reward in replies.items():
+                env.reset(options={"task": task})
+                assert env.step(reply)[1] == reward, reply
 
 
 def test_shipped_splits_share_no_prompt():
