@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from difflib import get_close_matches
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -82,6 +83,8 @@ def load_model(spec: str, dtype: torch.dtype | None = None) -> Loaded:
         return _from_pretrained(path, dtype)
     if path.is_absolute() or spec.startswith((".", "~")) or spec.count("/") > 1:
         raise ValueError(f"no model folder at {spec!r}: check the path")
+    if "/" not in spec and get_close_matches(spec.lower(), ["smollm2"], cutoff=0.75):
+        raise ValueError(f"no model folder at {spec!r}; did you mean 'smollm2'?")
     return _from_hub(spec, dtype)
 
 

@@ -34,6 +34,15 @@ EXAMPLES = (
     "palestra train recipe.toml --steps 20",
 )
 
+# The extra that brings a module, where it is not the module's own name.
+EXTRAS = {
+    **dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors", "accelerate"), "train"),
+    "gguf": "train",
+    "vllm": "vllm",
+    "datasets": "data",
+    "pyarrow": "data",
+}
+
 # What a command may raise for reasons that a user can act on. Anything else is a defect of
 # Palestra, and its traceback is what a report of it needs.
 EXPECTED = (ValueError, OSError, RuntimeError, ImportError, LookupError, ArithmeticError)
@@ -107,6 +116,8 @@ def _fail(error: Exception, code: int) -> int:
     # KeyError quotes its text; the first argument is the text itself.
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     line = " ".join(text.split()) or type(error).__name__
+    if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get(error.name or "")):
+        line = f"{line}: this needs `pip install 'palestra[{extra}]'`"
     print(f"palestra: {line}", file=sys.stderr)
     return code
 

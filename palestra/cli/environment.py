@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError, nearest
@@ -23,7 +24,26 @@ def find(id: str) -> EnvSpec:
     try:
         return spec(id)
     except EnvNotFoundError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(f"{error}{_not_installed(id)}") from error
+
+
+def _not_installed(id: str) -> str:
+    """A hint where a package of the id's name lies here, as `palestra new` leaves it."""
+    folder = Path(id.partition("/")[0])
+    if not (folder / "pyproject.toml").is_file():
+        return ""
+    return (
+        f" A package lies in {folder}: `pip install -e {folder}` makes its environments known, "
+        f"and then `palestra list {folder.name}` shows their ids."
+    )
+
+
+def entry_point(spec: EnvSpec) -> str:
+    """Where an environment is defined, as `module:Class`."""
+    point = spec.entry_point
+    if point is None or isinstance(point, str):
+        return str(point)
+    return f"{point.__module__}:{getattr(point, '__qualname__', type(point).__qualname__)}"
 
 
 def parameters(spec: EnvSpec) -> dict[str, Any]:

@@ -110,8 +110,11 @@ def main(argv: Sequence[str]) -> int:
     from ..agents.evaluation import Exam
 
     config = asdict(options) | {name: getattr(entry, name) for name in ENTRY}
-    with closing(Exam.of(entry)) as exam, open_log(options, options.id, config) as log:
-        result = asyncio.run(_evaluate(options, exam, log.folder))
+    with closing(Exam.of(entry)) as exam:
+        # Loaded first: a model that cannot be loaded leaves no folder behind.
+        engines = [engine_of(options, m) for m in (options.model, options.opponent) if m]
+        with open_log(options, options.id, config) as log:
+            result = asyncio.run(_evaluate(options, engines, exam, log.folder))
     if options.json:
         print(json.dumps({"folder": str(log.folder), **result.to_dict()}, indent=2))
     else:
@@ -125,7 +128,6 @@ def _entry(options: Options) -> Entry:
     Raises:
         UsageError: there is none of that id, or it does not take one of the settings.
     """
-
     if not options.id:
         raise UsageError("give the id of an environment (`palestra list`), or --suite NAME")
     if options.id in shipped_suites() or options.id.endswith(".toml"):
@@ -152,15 +154,17 @@ def check_engine(name: str) -> None:
         )
 
 
-async def _evaluate(options: Options, exam: Exam, folder: Path) -> EvalResult:
-    async with AsyncExitStack() as engines:
-        engine = await engines.enter_async_context(engine_of(options, options.model))
-        opponent = engine_of(options, options.opponent) if options.opponent else None
-        if opponent:
-            await engines.enter_async_context(opponent)
+async def _evaluate(
+    options: Options, engines: Sequence[Engine], exam: Exam, folder: Path
+) -> EvalResult:
+    """The first engine plays; a second sits in the other seats of a game."""
+    async with AsyncExitStack() as opened:
+        for engine in engines:
+            await opened.enter_async_context(engine)
+        engine, *others = engines
         return await exam.play(
             engine,
-            opponent=opponent,
+            opponent=others[0] if others else None,
             name=model_name(options),
             seed=options.seed,
             concurrency=options.concurrency,

@@ -15,6 +15,7 @@ from .eval import ENTRY, Options, check_environment, engine_of, model_name, open
 from .progress import SuitePrinter, hush
 
 if TYPE_CHECKING:
+    from ..agents.engines import Engine
     from ..agents.evaluation import SuiteResult
 
 
@@ -23,8 +24,11 @@ def main(options: Options) -> int:
     suite = _suite(options)
     earlier = _earlier(options.against)
     hush(options.model)
+    engine = engine_of(
+        options, options.model
+    )  # a model that cannot be loaded leaves no folder behind
     with open_log(options, suite.name, _config(options, suite)) as log:
-        result = asyncio.run(_evaluate(options, suite, log.folder))
+        result = asyncio.run(_evaluate(options, engine, suite, log.folder))
     if options.json:
         print(json.dumps({"folder": str(log.folder), **result.to_dict()}, indent=2))
     else:
@@ -36,6 +40,8 @@ def _suite(options: Options) -> Suite:
     """The suite with the flags' changes, each of its environments tried out."""
     if options.id:
         raise UsageError(f"give the environment {options.id} or --suite {options.suite}, not both")
+    if options.opponent:
+        raise UsageError("with --suite, every seat of a game has the same model: no --opponent")
     if options.env:
         raise UsageError("with --suite, settings of environments (--env) stand in the suite's file")
     suite = load_suite(options.suite).changed(options.given())
@@ -55,10 +61,10 @@ def _config(options: Options, suite: Suite) -> dict[str, Any]:
     return flags | {"suite": suite.name, "environments": asdict(suite)["environments"]}
 
 
-async def _evaluate(options: Options, suite: Suite, folder: Path) -> SuiteResult:
+async def _evaluate(options: Options, engine: Engine, suite: Suite, folder: Path) -> SuiteResult:
     from ..agents.evaluation import evaluate_suite
 
-    async with engine_of(options, options.model) as engine:
+    async with engine:
         return await evaluate_suite(
             suite,
             engine,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tyro.conf import Positional
 
-from .environment import find, load, make_environment, parameters
+from .environment import entry_point, find, load, make_environment, parameters
 from .parsing import parse
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def card(id: str, given: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "id": spec.id,
             "description": description(spec.id),
-            "entry_point": str(spec.entry_point),
+            "entry_point": entry_point(spec),
             "about": inspect.getdoc(load(spec)) or "",
             "settings": {name: _default(value) for name, value in parameters(spec).items()},
             "num_tasks": len(env.tasks),

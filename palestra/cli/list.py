@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 
 from tyro.conf import Positional
 
+from .environment import entry_point
 from .parsing import parse
 
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     from ..envs.registration import description, list_environments
 
     rows = [
-        {"id": s.id, "description": description(s.id), "entry_point": str(s.entry_point)}
+        {"id": s.id, "description": description(s.id), "entry_point": entry_point(s)}
         for s in list_environments()
         if _matches(s.id, options.pattern)
     ]

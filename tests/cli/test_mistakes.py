@@ -20,6 +20,7 @@ EVAL = ["eval", "palestra/MathCode-v0", "--engine", "scripted", "--model", "\\bo
         (["train", "--eval.tasks", "0"], "tasks must be at least 1"),
         (["info", "palestra/Mathcode-v0"], "MathCode"),
         (["evl"], "eval"),
+        (["eval", "palestra/MathCode-v0", "--model", "smolm2"], "did you mean 'smollm2'"),
     ],
 )
 def test_one_line_and_no_traceback(argv, says, capsys, tmp_path, monkeypatch):
@@ -31,6 +32,25 @@ def test_one_line_and_no_traceback(argv, says, capsys, tmp_path, monkeypatch):
     assert code in (1, 2)
     error = "".join(capsys.readouterr())
     assert says in error and "Traceback" not in error
+    if argv[0] == "eval":
+        assert not list(tmp_path.glob("runs/*"))  # what never began leaves nothing behind
+
+
+def test_a_package_that_is_not_installed_yet_is_found_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "not_yet_known"]) == 0
+    for what in ("not_yet_known/NotYetKnown-v0", "not_yet_known"):
+        assert main(["check", what]) == 2
+        assert "`pip install -e not_yet_known`" in capsys.readouterr().err
+
+
+def test_a_missing_package_names_its_extra(monkeypatch, capsys):
+    def main_of_list(argv):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr("palestra.cli.list.main", main_of_list)
+    assert main(["list"]) == 1
+    assert "pip install 'palestra[train]'" in capsys.readouterr().err
 
 
 def test_an_evaluation_is_not_resumed_with_another_model(tmp_path, capsys):

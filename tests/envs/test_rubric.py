@@ -2,13 +2,10 @@
 
 import asyncio
 import pickle
-import re
-from pathlib import Path
 
 import pytest
 
 import palestra
-import palestra.envs.rubric
 from palestra.agents.agent import Agent
 from palestra.agents.engines.scripted import ScriptedEngine
 from palestra.agents.rollout import EnvPool, RolloutLimits, collect
@@ -289,9 +286,3 @@ def test_known_pairs_become_tasks_that_teach_the_critic_to_judge(tmp_path):
 def test_shipped_splits_share_no_prompt():
     train, held = ({t.question for t in shipped_tasks(s)} for s in ("train", "heldout"))
     assert not train & held
-
-
-def test_the_card_runs():
-    card = Path(palestra.envs.rubric.__file__).with_name("README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    exec(compile(code, "card", "exec"), {})
