@@ -34,6 +34,9 @@ class Renderer:
         protocol: the environment's; None for plain chat.
         tools: OpenAI schemas, given to templates that have a place for them.
         tool_instructions: what to put in the system prompt of templates that have none.
+
+    Attributes:
+        stop_token_ids: ids that end an assistant turn, the tokenizer's and the template's.
     """
 
     def __init__(
@@ -55,14 +58,7 @@ class Renderer:
         self._instructions = "" if self._tools or self._inline else tool_instructions
         self._controls = _control_strings(tokenizer)
         self._turn_end = self._find_turn_end()
-
-    @property
-    def stop_token_ids(self) -> tuple[int, ...]:
-        """Ids that end an assistant turn: the tokenizer's and the template's."""
-        first = self._encode(self._turn_end)[:1] if self._turn_end.strip() else []
-        return tuple(
-            dict.fromkeys([i for i in (self.tokenizer.eos_token_id, *first) if i is not None])
-        )
+        self.stop_token_ids = self._find_stop_token_ids()
 
     def opening(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the first prompt, up to where the assistant begins."""
@@ -165,6 +161,11 @@ class Renderer:
         if text.count(marker) != 1:
             raise RenderingError("the chat template does not show assistant messages once")
         return text.split(marker)[1]
+
+    def _find_stop_token_ids(self) -> tuple[int, ...]:
+        first = self._encode(self._turn_end)[:1] if self._turn_end.strip() else []
+        ends = (self.tokenizer.eos_token_id, *first)
+        return tuple(dict.fromkeys(i for i in ends if i is not None))
 
     def _template(self, messages: Sequence[Message], **options: Any) -> str:
         conversation = [m.to_dict() for m in messages]

@@ -9,6 +9,7 @@ so a run that is killed and resumed goes on as if nothing had happened.
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -141,6 +142,9 @@ class Trainer:
 
     async def start(self) -> None:
         """Take up the latest checkpoint, if there is one, and publish its weights."""
+        # What is loaded by now stays: the collector need not walk all of it (0.2 s) ever again.
+        gc.collect()
+        gc.freeze()
         latest = latest_checkpoint(self.log.folder)
         if latest is None:
             return
@@ -229,6 +233,7 @@ class Trainer:
         return self.step == self.config.steps or bool(every and self.step % every == 0)
 
     async def aclose(self) -> None:
+        gc.unfreeze()
         self.envs.close()
         self.exams.close()
         for opponent in self.opponents.values():
