@@ -2,8 +2,11 @@
 
 First table: whole steps. A batch of groups is sampled with the Python tool (call, output,
 answer), graded, learnt from, and the weights handed to the sampler. Same model, prompts,
-sandbox, thread count, sampling temperature, learning rate and loss; the two sides sample
-for themselves, from a model sharp enough for lengths to agree. Steps alternate between the
+sandbox, sampling temperature, learning rate and loss; the two sides sample for themselves,
+from a model sharp enough for lengths to agree. Episodes are of two kinds (`prepare.py`): all
+alike with one call, which spares TRL padding and lock step, or varied as in practice. TRL gets
+a thread per core, its faster setting; Palestra one, as in the quickstart's recipe, since its
+decoding leaves the other core to the sandbox. Steps alternate between the
 sides, each in a process of its own that waits while the other works. TRL is measured in
 every variant named, and with two tools: our sandbox, which TRL's users do not have, and a bare
 `python -I` per call, which is what they would write. "skipping" is Palestra as it ships: it
@@ -13,6 +16,7 @@ Second table: the learner alone, on the same given sequences (`learner.py`).
 
 examples:
   python scripts/bench/step_vs_trl --trl-python ~/trl/bin/python
+  python scripts/bench/step_vs_trl --trl-python ~/trl/bin/python --episodes varied
   python scripts/bench/step_vs_trl --trl-python ~/trl/bin/python --prompts 4 --size 16 --steps 5
   python scripts/bench/step_vs_trl --model ~/quickstart/base --work /tmp/bench --no-learner
 """
@@ -98,16 +102,16 @@ def commands(args: argparse.Namespace, work: Path) -> dict[str, list[str]]:
     from prepare import RESPONSE_TEMPLATE
 
     common = {
-        "--model": work / "model",
+        "--model": work / args.episodes,
         "--tasks": work / "tasks.json",
         "--size": args.size,
-        "--threads": args.threads,
         "--max-calls": args.max_calls,
         "--max-tokens": args.max_tokens,
         "--lr": args.lr,
     }
     flat = [str(x) for pair in common.items() for x in pair]
-    ours = [sys.executable, str(HERE / "ours.py"), *flat]
+    ours = [sys.executable, str(HERE / "ours.py"), *flat, "--threads", str(args.our_threads)]
+    flat += ["--threads", str(args.threads)]
     found = {"palestra": ours, "palestra skipping": [*ours, "--skip-zero-advantage"]}
     for variant, tool in product(args.trl, args.tools):
         found[f"trl {variant} {tool}"] = [
@@ -120,8 +124,10 @@ def commands(args: argparse.Namespace, work: Path) -> dict[str, list[str]]:
 
 def measure(args: argparse.Namespace, work: Path) -> dict[str, Steps]:
     """Every side's steps, without the first of each (warm-up); the sides alternate."""
-    env = environment(args.threads)
-    sides = [Side(name, command, env) for name, command in commands(args, work).items()]
+    sides = [
+        Side(name, command, environment(args.our_threads if "palestra" in name else args.threads))
+        for name, command in commands(args, work).items()
+    ]
     try:
         for number in range(args.steps + 1):
             for side in sides:
@@ -183,16 +189,18 @@ def disagreement(results: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def full_step(args: argparse.Namespace, work: Path) -> list[str]:
-    prepare = [sys.executable, str(HERE / "prepare.py"), str(work / "model")]
+    prepare = [sys.executable, str(HERE / "prepare.py"), str(work / args.episodes)]
+    prepare += ["--episodes", args.episodes]
     prepare += ["--model", args.model] if args.model else []
     subprocess.run(prepare, check=True, env=environment(args.threads), stdout=sys.stderr)
     write_tasks(work / "tasks.json", args.prompts)
     steps = measure(args, work)
     results = {name: summary(found) for name, found in steps.items()}
-    parameters = json.loads((work / "model" / "ready.json").read_text())["parameters"]
+    parameters = json.loads((work / args.episodes / "ready.json").read_text())["parameters"]
     print(
-        f"\nOne GRPO step: {args.prompts} prompts x {args.size}, {parameters} parameters, "
-        f"{args.threads} threads, median of {args.steps} steps after one of warm-up"
+        f"\nOne GRPO step: {args.prompts} prompts x {args.size}, episodes {args.episodes}, "
+        f"{parameters} parameters, threads: TRL {args.threads}, Palestra {args.our_threads}; "
+        f"median of {args.steps} steps after one of warm-up"
     )
     print_table(results)
     print(
@@ -234,9 +242,11 @@ def parse() -> argparse.Namespace:
     add("--prompts", type=int, default=8, help="prompts per step (%(default)s)")
     add("--size", type=int, default=16, help="episodes per prompt (%(default)s)")
     add("--steps", type=int, default=3, help="measured steps of each side (%(default)s)")
-    add("--threads", type=int, default=os.cpu_count(), help="torch threads (%(default)s)")
-    add("--max-tokens", type=int, default=160, help="bound of a completion (%(default)s)")
-    add("--max-calls", type=int, default=2, help="bound of an episode's calls (%(default)s)")
+    add("--episodes", choices=["alike", "varied"], default="alike", help="(%(default)s)")
+    add("--threads", type=int, default=os.cpu_count(), help="TRL's torch threads (%(default)s)")
+    add("--our-threads", type=int, default=1, help="Palestra's torch threads (%(default)s)")
+    add("--max-tokens", type=int, help="bound of a completion (160; 400 for varied episodes)")
+    add("--max-calls", type=int, help="bound of an episode's calls (2; 4 for varied episodes)")
     add("--lr", type=float, default=1e-6, help="learning rate (%(default)s)")
     add(
         "--trl",
@@ -254,7 +264,11 @@ def parse() -> argparse.Namespace:
     )
     add("--no-learner", action="store_true", help="leave the second table out")
     add("--json", help="write every step's figures to this file")
-    return parser.parse_args()
+    args = parser.parse_args()
+    alike = args.episodes == "alike"
+    args.max_tokens = args.max_tokens or (160 if alike else 400)
+    args.max_calls = args.max_calls or (2 if alike else 4)
+    return args
 
 
 def main() -> None:

@@ -1,9 +1,14 @@
 """The quickstart's base model, taught to call the tool in chat turns: the model of both sides.
 
-Both sides sample, so equal lengths need a model whose episodes all look alike. A hundred and fifty
-supervised steps on `call -> output -> answer` make nearly every episode so.
+Both sides sample, so equal lengths need a model that is sure of itself: some hundred supervised
+steps make nearly every episode one of those it was taught.
 
-    python prepare.py FOLDER [--model BASE] [--steps 150]
+- `alike`: call, output, answer. Every episode has the same length but for a token or two.
+- `varied`: one to three calls (more with probability 0.4 each time), and a run of filler words
+  before the answer, their number geometric with mean 12. The longest of 128 episodes is then two
+  to three times the mean, as completions of language models under GRPO are.
+
+    python prepare.py FOLDER [--model BASE] [--episodes varied] [--steps 400]
 """
 
 from __future__ import annotations
@@ -49,17 +54,23 @@ RESPONSE_TEMPLATE = {
     },
 }
 BATCH, LR, DONE = 32, 2e-3, "ready.json"
+MORE_CALLS, MAX_CALLS, FILLER = 0.4, 3, 12  # of varied episodes
 
 
-def draw(rng: np.random.Generator, tokenizer: Any) -> tuple[list[int], list[float]]:
+def draw(rng: np.random.Generator, tokenizer: Any, varied: bool) -> tuple[list[int], list[float]]:
     """One episode as ids and loss weights: what the environment says weighs nothing."""
     left, right = draw_number(2, rng), draw_number(2, rng)
+    calls = min(int(rng.geometric(1 - MORE_CALLS)), MAX_CALLS) if varied else 1
+    filler = "so " * (int(rng.geometric(1 / (FILLER + 1))) - 1 if varied else 0)
     call = {"name": "python", "arguments": {"code": f"print({left} * {right})"}}
-    parts = (
-        (f"<|user|>What is {left} * {right}?<|end|><|assistant|>", 0.0),
+    turn = (
         (f"<tool_call>\n{json.dumps(call)}\n</tool_call><|end|>", 1.0),
         (f"<|tool|>{left * right}\n<|end|><|assistant|>", 0.0),
-        (f"\\boxed{{{left * right}}}<|end|>", 1.0),
+    )
+    parts = (
+        (f"<|user|>What is {left} * {right}?<|end|><|assistant|>", 0.0),
+        *(turn * calls),
+        (f"{filler}\\boxed{{{left * right}}}<|end|>", 1.0),
     )
     ids: list[int] = []
     weights: list[float] = []
@@ -70,13 +81,13 @@ def draw(rng: np.random.Generator, tokenizer: Any) -> tuple[list[int], list[floa
     return ids, weights
 
 
-def teach(model: Any, tokenizer: Any, steps: int) -> float:
+def teach(model: Any, tokenizer: Any, steps: int, varied: bool) -> float:
     """Supervised steps on fresh episodes, the rate falling to zero. Returns the last loss."""
     rng = np.random.default_rng(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: 1 - i / steps)
     for step in range(steps):
-        rows = [draw(rng, tokenizer) for _ in range(BATCH)]
+        rows = [draw(rng, tokenizer, varied) for _ in range(BATCH)]
         width = max(len(ids) for ids, _ in rows)
         pad = tokenizer.pad_token_id
         ids = torch.tensor([row + [pad] * (width - len(row)) for row, _ in rows])
@@ -98,16 +109,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", type=Path, help="a quickstart base model; default: build it")
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--episodes", choices=["alike", "varied"], default="alike")
     args = parser.parse_args()
     if (args.folder / DONE).is_file():
         return
     torch.manual_seed(0)
-    base = args.model or build_base_model(args.folder.with_name(args.folder.name + "-base"))
+    base = args.model or build_base_model(args.folder.with_name("base"))
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = CHAT_TEMPLATE
-    loss = teach(model, tokenizer, args.steps)
+    loss = teach(model, tokenizer, args.steps, args.episodes == "varied")
     model.save_pretrained(args.folder)
     tokenizer.save_pretrained(args.folder)
     count = sum(p.numel() for p in model.parameters())
