@@ -29,17 +29,21 @@ from hostile.witness import Witness  # noqa: E402
 USER = 47_110
 FRESH = ("/tmp", "/var/tmp", "/dev/shm")
 CHECK_S = 10.0
-PATIENCE_S = 12.0  # beyond its time limits, until a harness counts as hung
+STARTED = b" "  # before the JSON of an answer
+START_S = 120.0  # until a system is up, which is no part of what is judged
+PATIENCE_S = 30.0  # beyond its time limits, until a harness counts as hung
 CHECK = "import random, numpy\nprint(int(numpy.arange(7).sum() * 4))"
 
 
-def play(peer: peers.Peer, job: dict[str, str], limit_s: float) -> dict[str, Any]:
-    """One attack, from inside its host."""
+def play(peer: peers.Peer, job: dict[str, str], limit_s: float, answer: int) -> dict[str, Any]:
+    """One attack, from inside its host; a byte goes to `answer` once the system is up."""
     witness = Witness()  # not closed: it is thrown away with its host
     os.chdir(witness.folder.parent)
     secret = Path("/tmp/stdin")
     secret.write_text(f"{witness.token}\n")
     os.dup2(os.open(secret, os.O_RDONLY), 0)
+    getattr(peer, "start", int)()
+    os.write(answer, STARTED)
     start = time.monotonic()
     ran = peer(witness.fill(job["code"]), limit_s)
     seconds = ran.seconds or time.monotonic() - start
@@ -87,7 +91,7 @@ def child(peer: peers.Peer, job: dict[str, str], limit_s: float, answer: int, ro
     asuser.isolate(user, shown=shown, fresh=FRESH, network=False)
     resource.setrlimit(resource.RLIMIT_NPROC, (400, 400))
     with os.fdopen(answer, "w") as file:
-        file.write(json.dumps(play(peer, job, limit_s)))
+        file.write(json.dumps(play(peer, job, limit_s, answer)))
 
 
 def watched(peer: peers.Peer, job: dict[str, str], limit_s: float, root: bool) -> dict[str, Any]:
@@ -106,8 +110,9 @@ def watched(peer: peers.Peer, job: dict[str, str], limit_s: float, root: bool) -
     os.close(answer)
     parts = sum(bool(job[part]) for part in ("code", "then", "later"))
     patience = parts * limit_s + PATIENCE_S
-    until, data = time.monotonic() + patience, b""
     handle = os.pidfd_open(pid)
+    select.select([source], [], [], START_S)
+    until, data = time.monotonic() + patience, b""
     while select.select([source], [], [], max(0.0, until - time.monotonic()))[0]:
         piece = os.read(source, 1 << 16)
         if not piece:
@@ -120,7 +125,7 @@ def watched(peer: peers.Peer, job: dict[str, str], limit_s: float, root: bool) -
     os.close(handle)
     if hung:
         return {"lost": f"the harness hung for {patience:g} s"}
-    if not data:
+    if data in (b"", STARTED):
         return {"lost": f"the harness died ({status})"}
     return json.loads(data)
 
