@@ -39,6 +39,14 @@ def test_rollout_overhead_measures_real_rollouts():
     assert all(int(rate) > 0 for *_, rate in rates)
 
 
+def test_env_steps_measures_steps_in_process_and_served():
+    pytest.importorskip("websockets")
+    out = run("bench/env_steps", "--rounds", "1", "--seconds", "0.1", "--sessions", "2")
+    rates = dict(re.findall(r"^  (.+?) {2,}([\d,]+)  \(", out, re.MULTILINE))
+    assert {"palestra echo", "palestra guess", "served by palestra, bare client, 2"} <= set(rates)
+    assert all(int(rate.replace(",", "")) > 0 for rate in rates.values())
+
+
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.name)
 def test_an_example_prints_what_its_header_says(example):
     printed = run(example).strip()
