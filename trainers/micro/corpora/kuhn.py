@@ -1,7 +1,6 @@
-"""Kuhn poker, played with little regard to the cards: what self-play starts from.
+"""Kuhn poker, played timidly: what self-play starts from.
 
-A higher card is bet and called with a little more often than a lower one, so the model looks at
-its card and does not know what it is worth.
+A higher card is bet and called with more often than a lower one, but all of them far too seldom.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from ....envs.kuhn_poker import INFO_SETS, legal, prompt
 from ..tokenizer import END, turn
 from .documents import Document, Piece
 
-BOLD = {"J": 0.4, "Q": 0.5, "K": 0.6}  # how often a card is bet or called with
+BOLD = {"J": 0.05, "Q": 0.2, "K": 0.5}  # how often a card is bet or called with
 EMPHASIS = 5.0  # loss weight of the choice
 
 
