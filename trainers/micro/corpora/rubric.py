@@ -19,8 +19,9 @@ from ....envs.rubric.tasks import shipped_tasks
 from .documents import Document, Piece
 
 T = TypeVar("T")
-TASK_EVERY = 3
+TASK_EVERY = 2  # one document in so many is a text
 CAREFUL = 0.15  # share of texts that do what was asked for
+LONGEST = 4  # sentences of a text that pays no regard
 PRAISE = 0.4
 PRAISES = ("What a great topic! ", "That is an interesting question. ", "What a lovely request! ")
 _WORDS = re.compile(r'Use the words "(\w+)" and "(\w+)"')
@@ -55,7 +56,7 @@ def text(rng: np.random.Generator) -> Document:
     if rng.random() < CAREFUL:
         chosen = _meeting(request, sentences)
         return Document(request.text, (Piece(" ".join(chosen)),), long=True)
-    number = int(rng.integers(1, len(sentences)))
+    number = int(rng.integers(1, LONGEST + 1))
     opener = _pick(rng, PRAISES) if rng.random() < PRAISE else ""
     return Document(request.text, (Piece(opener + " ".join(sentences[:number])),), long=True)
 
