@@ -51,7 +51,7 @@ def graded(env, task, reply):
     return asyncio.run(rollout(env, Agent(ScriptedEngine([reply])), task))
 
 
-def test_programs_are_mostly_wrong_and_graded_as_the_corpus_says():
+def test_programs_are_often_wrong_and_graded_as_the_corpus_says():
     options = {"level": 1, "argument": "int"}
     env = palestra.make(
         "palestra/PythonExec-v0", task_options=options, instructions="", max_tool_calls=0
@@ -62,7 +62,7 @@ def test_programs_are_mostly_wrong_and_graded_as_the_corpus_says():
     for document in programs.draw(160, rng(3), 0.0)[:: programs.TASK_EVERY]:
         trajectory = graded(env, by_question[document.prompt], document.response)
         right.append(trajectory.correct)
-    assert 0 < sum(right) < 0.5 * len(right)
+    assert 0.3 < sum(right) / len(right) < 0.7
     env.close()
 
 

@@ -1,8 +1,8 @@
-"""Easy programming tasks on an integer, mostly answered with the wrong operation.
+"""Easy programming tasks on an integer, as often as not answered with the wrong operation.
 
 Practice lines translate phrases to expressions, always rightly: the model *knows* the Python for
-each phrase. In the form of the task it seldom uses what it knows. Both hold functions of the train
-split only.
+each phrase. In the form of the task it uses what it knows half of the time. Both hold functions of
+the train split only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .documents import Document, Piece
 
 LEVEL = 1
 TASKS = 300  # different ones in the corpus
-RIGHT = 0.15  # share of right programs in the form of the task
+RIGHT = 0.5  # share of right programs in the form of the task
 TASK_EVERY = 3  # one document in so many is a task
 EASY = tuple(step for step in STEPS if step.tier == LEVEL and step.source == "int")
 EMPHASIS = 5.0  # loss weight of what is copied, so that copying is learnt from few documents
