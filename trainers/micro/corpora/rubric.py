@@ -20,9 +20,9 @@ from .documents import Document, Piece
 
 T = TypeVar("T")
 TASK_EVERY = 2  # one document in so many is a text
-CAREFUL = 0.15  # share of texts that do what was asked for
+CAREFUL = 0.3  # share of texts that do what was asked for
 LONGEST = 4  # sentences of a text that pays no regard
-PRAISE = 0.4
+PRAISE = 0.5
 PRAISES = ("What a great topic! ", "That is an interesting question. ", "What a lovely request! ")
 _WORDS = re.compile(r'Use the words "(\w+)" and "(\w+)"')
 
