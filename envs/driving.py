@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from types import FunctionType
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -19,7 +20,9 @@ async def maybe_await(value: Any) -> Any:
 
 def is_async(hook: Callable[..., Any]) -> bool:
     """`inspect.iscoroutinefunction`, at a price that every step can pay."""
-    return _is_coroutine_function(getattr(hook, "__func__", hook))
+    function = getattr(hook, "__func__", hook)
+    cached = isinstance(function, FunctionType)  # other callables may not be hashable
+    return _is_coroutine_function(function) if cached else inspect.iscoroutinefunction(function)
 
 
 _is_coroutine_function = lru_cache(1024)(inspect.iscoroutinefunction)

@@ -75,6 +75,18 @@ def test_an_episode_with_a_tool(kind):
         env.step("more")
 
 
+def test_a_hook_may_be_any_callable():
+    class Grader:
+        __hash__ = None
+
+        def __call__(self, task, messages):
+            return 1.0
+
+    env = Say()
+    env.grade = Grader()
+    assert play(env, "3")[0][1] == 1.0
+
+
 def test_it_works_inside_a_running_loop():
     async def notebook():
         env = AsyncSay()
