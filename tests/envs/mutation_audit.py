@@ -62,9 +62,7 @@ class Audit:
 def audit(task: Task, sandbox: Sandbox, *, most: int | None = None) -> Audit:
     """Grade the mutants of a task's solution (`most` of them, spread evenly)."""
     tests, program = hidden_tests(task), solution(task)
-    found = mutants(program)
-    if most is not None and len(found) > most:
-        found = [found[i * len(found) // most] for i in range(most)]
+    found = some_mutants(task, most)
     result = Audit(len(found))
     for mutant in found:
         if same_results(program, mutant.source, tests, sandbox):
@@ -74,6 +72,14 @@ def audit(task: Task, sandbox: Sandbox, *, most: int | None = None) -> Audit:
         else:
             result.caught += 1
     return result
+
+
+def some_mutants(task: Task, most: int | None = None) -> list[Mutant]:
+    """The mutants of a task's solution, or `most` of them, spread evenly."""
+    found = mutants(solution(task))
+    if most is None or len(found) <= most:
+        return found
+    return [found[i * len(found) // most] for i in range(most)]
 
 
 def same_results(reference: str, mutant: str, tests, sandbox: Sandbox) -> bool:
