@@ -200,7 +200,9 @@ def load_plugins() -> tuple[str, ...]:
     loaded = []
     for point in entry_points(group=ENTRY_POINT_GROUP):
         try:
-            point.load()
+            found = point.load()
+            if getattr(found, "__file__", "") is None:
+                raise ImportError(f"{next(iter(found.__path__))} hides it: no __init__.py")
         except Exception as error:  # noqa: BLE001 - somebody else's code; ours must go on
             warnings.warn(
                 f"plug-in {point.name!r} ({point.value}) was skipped: {type(error).__name__}: "

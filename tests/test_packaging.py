@@ -123,6 +123,9 @@ def test_a_package_made_by_new_is_listed_checked_evaluated_and_trained(
     install(installed, "--no-build-isolation", "-e", tmp_path / "my_env")
     assert id in run(palestra, "list", cwd=tmp_path)
     assert "0 fail" in run(palestra, "check", id, cwd=tmp_path)
+    # The folder that holds the package is here, and must not be taken for the package itself.
+    make = f"import palestra; print(palestra.make({id!r}).unwrapped)"
+    assert "MyEnv" in run(installed, "-c", make, cwd=tmp_path)
     assert "2 passed" in run(installed, "-m", "pytest", "-q", "tests", cwd=tmp_path / "my_env")
     model = ("--model", str(tmp_path / "model"))
     run(palestra, "eval", id, *model, "--tasks", "3", "--max-tokens", "8", cwd=tmp_path)

@@ -47,9 +47,10 @@ class Chat(ToolEnv):
         split: "train" or "heldout" (disjoint).
         task_options: options of the source; `answer_key=""` for prompts without a reference.
         reward: "embedded" (see `EmbeddedReward`), "embedded:0" or "embedded:1" for one fitted
-            to a half of the preferences, a folder or hub name for `RewardModel`, or any reward
-            callable. It gets the conversation with answers in place of replies and without
-            system messages.
+            to a half of the preferences, "sentences" or "sentences:FOLDER" for one that reads
+            sentence embeddings (see `SentenceReward`), a folder or hub name for `RewardModel`,
+            or any reward callable. It gets the conversation with answers in place of replies
+            and without system messages.
         watch: another reward, of the same kinds, that is logged as the part `watched` and never
             paid: what one reward gains and the other does not see is over-optimisation.
         reward_range: lowest and highest reward; None means 0 to 1, and any number for a

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -19,8 +20,8 @@ from .parsing import parse
 LAYOUT = {
     "pyproject.toml.tmpl": "pyproject.toml",
     "README.md": "README.md",
-    "environment.py.tmpl": "$package/__init__.py",
-    "tasks.jsonl": "$package/tasks.jsonl",
+    "environment.py.tmpl": "src/$package/__init__.py",
+    "tasks.jsonl": "src/$package/tasks.jsonl",
     "test_environment.py.tmpl": "tests/test_environment.py",
 }
 
@@ -63,6 +64,8 @@ def create(package: str, folder: Path) -> str:
             f"{package!r} is no name for a package: expected lower-case letters, digits and _, "
             f"such as my_env"
         )
+    if package == "palestra" or package in sys.stdlib_module_names:
+        raise UsageError(f"{package!r} is the name of a module there is: choose another")
     if folder.exists():
         raise UsageError(f"{folder} exists already: give another --folder")
     name = "".join(part.capitalize() for part in package.split("_"))

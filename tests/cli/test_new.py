@@ -14,14 +14,14 @@ def test_it_makes_a_small_package(tmp_path, capsys):
     assert "word_games/WordGames-v0" in capsys.readouterr().out
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["palestra.envs"] == {"word_games": "word_games"}
-    source = (folder / "word_games" / "__init__.py").read_text()
+    source = (folder / "src" / "word_games" / "__init__.py").read_text()
     assert len(source.splitlines()) <= 40
     names = [n.name for n in ast.parse(source).body if isinstance(n, ast.ClassDef)]
     assert names == ["WordGames"]
     made = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert made == {
         *("pyproject.toml", "README.md", "tests/test_environment.py"),
-        *("word_games/__init__.py", "word_games/tasks.jsonl"),
+        *("src/word_games/__init__.py", "src/word_games/tasks.jsonl"),
     }
     assert not any("$" in (folder / name).read_text() for name in made)
 
@@ -31,6 +31,12 @@ def test_names_that_cannot_be_imported_are_refused(name, tmp_path, capsys):
     assert main(["new", name, "--folder", str(tmp_path / "x")]) == 2
     assert "no name for a package" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("name", ["random", "palestra"])
+def test_names_that_are_taken_are_refused(name, tmp_path, capsys):
+    assert main(["new", name, "--folder", str(tmp_path / "x")]) == 2
+    assert "a module there is" in capsys.readouterr().err
 
 
 def test_nothing_is_overwritten(tmp_path, capsys):
