@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from ..types import Task
 from .features import Floats, features
 from .preferences import Pair, preference_pairs
 from .prompts import SHIPPED
+
+Look = Callable[[str, str], Floats]  # (prompt, answer) -> [D]
 
 VERSION = 2  # of the features, the pairs and the fit: raise it with any change of these
 PENALTY = 0.001
@@ -74,8 +76,16 @@ class EmbeddedReward:
     def fitted(self) -> Fitted:
         """The model with its held-out accuracy; fitted now if it is not there."""
         if self._fitted is None:
-            self._fitted = load_or_fit(self.folder, self.half)
+            self._fitted = self.load()
         return self._fitted
+
+    def load(self) -> Fitted:
+        """What `fitted` keeps."""
+        return load_or_fit(self.folder, self.half)
+
+    def look(self, prompt: str, answer: str) -> Floats:
+        """[D] of one reply."""
+        return features(prompt, answer)
 
     def __call__(self, task: Task, messages: Messages) -> float:
         """The reward of a conversation; 0 where the assistant has said nothing."""
@@ -94,22 +104,26 @@ class EmbeddedReward:
         model = self.fitted
         if self._weights is None:
             self._weights = np.asarray(model.weights)
-        raw = float(self._weights @ features(prompt, answer))
+        raw = float(self._weights @ self.look(prompt, answer))
         return min(1.0, max(0.0, (raw - model.low) / (model.high - model.low)))
 
 
-def load_or_fit(folder: Path, half: int | None = None) -> Fitted:
+def load_or_fit(
+    folder: Path, half: int | None = None, *, look: Look = features, tag: str = ""
+) -> Fitted:
     """The model kept in `folder` for this version of data and code, fitted if there is none.
+
+    `look` says what is seen of a reply, and `tag` tells its files from others.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    path = folder / f"reward-{_key()}{'' if half is None else f'-half-{half}'}.json"
+    path = folder / f"reward-{_key()}{tag}{'' if half is None else f'-half-{half}'}.json"
     try:
         return _read(path)
     except (OSError, ValueError, KeyError, TypeError):  # absent, or not whole: make it anew
         pass
-    fitted = fit(half)
+    fitted = fit(half, look)
     folder.mkdir(parents=True, exist_ok=True)
     # Written aside and renamed: whoever reads meanwhile sees all of it or nothing.
     with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as aside:
@@ -118,18 +132,18 @@ def load_or_fit(folder: Path, half: int | None = None) -> Fitted:
     return fitted
 
 
-def fit(half: int | None = None) -> Fitted:
+def fit(half: int | None = None, look: Look = features) -> Fitted:
     """Fit the model to the shipped preferences, or to one half of them. Deterministic; takes a
     few seconds."""
     train, held = preference_pairs(TRAIN, half), preference_pairs(HELDOUT)
-    chosen, rejected = _features(train)
+    chosen, rejected = _features(train, look)
     weights = _bradley_terry(chosen - rejected)
     good, bad = chosen @ weights, rejected @ weights
     return Fitted(
         weights=tuple(float(w) for w in weights),
         low=float(np.quantile(bad, 0.15)),
         high=float(good.min()),
-        accuracy=_accuracy(weights, held),
+        accuracy=_accuracy(weights, held, look),
         pairs=(len(train), len(held)),
     )
 
@@ -150,14 +164,14 @@ def _bradley_terry(differences: Floats) -> Floats:
     return w
 
 
-def _features(pairs: Sequence[Pair]) -> tuple[Floats, Floats]:
+def _features(pairs: Sequence[Pair], look: Look) -> tuple[Floats, Floats]:
     """[N, D] of the chosen and of the rejected replies."""
-    chosen = np.array([features(p.prompt, p.chosen) for p in pairs])
-    return chosen, np.array([features(p.prompt, p.rejected) for p in pairs])
+    chosen = np.array([look(p.prompt, p.chosen) for p in pairs])
+    return chosen, np.array([look(p.prompt, p.rejected) for p in pairs])
 
 
-def _accuracy(weights: Floats, pairs: Sequence[Pair]) -> dict[str, float]:
-    chosen, rejected = _features(pairs)
+def _accuracy(weights: Floats, pairs: Sequence[Pair], look: Look) -> dict[str, float]:
+    chosen, rejected = _features(pairs, look)
     right = (chosen - rejected) @ weights > 0
     kinds = sorted({p.kind for p in pairs})
     by_kind = {k: float(np.mean(right[[p.kind == k for p in pairs]])) for k in kinds}

@@ -22,6 +22,7 @@ from ..types import Invalid, Message, Task
 from .embedded import EmbeddedReward
 from .features import distinct_share, overlap, stem, words
 from .prompts import shipped_prompts
+from .sentences import SentenceEncoder, SentenceReward
 from .users import ScriptedUser, User
 
 ZERO = (
@@ -180,6 +181,9 @@ def _user(user: str | User | None) -> User | None:
 def _reward(reward: str | Reward) -> Reward:
     if isinstance(reward, str) and reward in EMBEDDED:
         return EmbeddedReward(half=EMBEDDED[reward])
+    if isinstance(reward, str) and reward.partition(":")[0] == "sentences":
+        folder = reward.partition(":")[2]
+        return SentenceReward(SentenceEncoder(folder) if folder else None)
     if isinstance(reward, str):
         return RewardModel(reward, answer_of=str)
     own: Callable[[str], str] = getattr(reward, "answer_of", str)

@@ -57,10 +57,11 @@ def overlap(prompt: str, answer: str) -> float:
 def features(prompt: str, answer: str) -> Floats:
     """[D] of one reply: plain measures first, then n-gram shares."""
     answer = answer[:MAX_CHARS].strip()
-    return np.concatenate([_measures(prompt, answer), _ngrams(words(answer))])
+    return np.concatenate([measures(prompt, answer), _ngrams(words(answer))])
 
 
-def _measures(prompt: str, answer: str) -> Floats:
+def measures(prompt: str, answer: str) -> Floats:
+    """Length, form, repetition, and what an answer shares with the prompt, each of order 1."""
     found, asked = words(answer), topic(prompt)
     own = topic(answer)
     shared = len(asked & own)

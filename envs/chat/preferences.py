@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..tasks.base import HELDOUT, is_heldout
+from ..tasks.base import HELDOUT, TRAIN, is_heldout
 from .prompts import HOLDOUT, shipped_rows
 
 Make = Callable[[random.Random, str, str, Sequence[str]], str]
@@ -72,6 +72,12 @@ def preference_pairs(split: str, half: int | None = None) -> list[Pair]:
     rows = [r for r in shipped_rows() if "reply" in r]
     rows = [r for r in rows if is_heldout(r["prompt"], HOLDOUT) == (split == HELDOUT)]
     return list(_pairs(split, rows if half is None else rows[half::2]))
+
+
+def all_texts() -> set[str]:
+    """Every prompt and reply in the preferences of both splits."""
+    pairs = [*preference_pairs(TRAIN), *preference_pairs(HELDOUT)]
+    return {text for pair in pairs for text in (pair.prompt, pair.chosen, pair.rejected)}
 
 
 def _pairs(split: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[Pair]:
