@@ -39,7 +39,8 @@ class GymnasiumText(ChatEnv):
 
     A reply without a legal action is answered with a notice: it costs a turn, and the
     environment stays where it was. The last brackets in a reply count. Every step pays what
-    the environment pays; its own truncation ends the episode as `max_turns`.
+    the environment pays; its own truncation ends the episode as `max_turns`, unless it has
+    succeeded by then.
 
     Args:
         name: an id of Gymnasium's registry; `module:Name-v0` imports the module first.
@@ -106,9 +107,10 @@ class GymnasiumText(ChatEnv):
         self.episode.memory += value
         if not terminated and not truncated:
             return Reply((Message("user", text),), value)
-        stop = StopReason.COMPLETED if terminated else StopReason.MAX_TURNS
         total = self.episode.memory
         correct = None if self.success is None else total >= self.success
+        # Where the aim is to last until the limit, reaching it is the end of the task.
+        stop = StopReason.COMPLETED if terminated or correct else StopReason.MAX_TURNS
         return Reply((), value, stop, {"return": total}, correct)
 
     def describe(self, observation: Any) -> str:

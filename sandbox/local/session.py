@@ -33,6 +33,8 @@ SAVE_S = 5.0  # that saving the state before a call may take, however short the 
 FILES_S = 120.0  # opening a file takes microseconds, once the server comes to it
 DYING_S = 1.0  # from the end of a process' first thread to its own, where it has left others
 CLOSED = "the session was closed"
+# Failures of the host's own making, whatever a fresh session does a moment later.
+OF_THE_HOST = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 
 
 class LocalSession(Session):
@@ -343,7 +345,8 @@ class LocalSession(Session):
         try:
             return (yield from attempt(self))
         except OSError as error:
-            yield from self._blame(error, attempt)
+            if error.errno not in OF_THE_HOST:
+                yield from self._blame(error, attempt)
             raise
 
     def _opened(self, do: str, parts: list[str]) -> Conversation[int]:

@@ -16,7 +16,7 @@ from palestra.agents.evaluation import evaluate
 from palestra.agents.matches import OneSide, Seating, match, seat_tasks, self_play
 from palestra.agents.rollout import EnvPool, RolloutLimits, collect
 from palestra.envs.kuhn_poker import DEALS, FIRST, SECOND, prompt
-from palestra.envs.types import StopReason
+from palestra.envs.types import FinishReason, StopReason
 
 
 def kuhn(**options):
@@ -87,6 +87,17 @@ def test_a_lost_engine_makes_every_side_invalid():
     slow.engine.token_s = 0.2
     sides = play(slow, limits=RolloutLimits(timeout_s=0.3))
     assert {t.stop_reason for t in sides.values()} == {StopReason.TIMEOUT}
+
+
+def test_an_aborted_completion_is_nobodys_win():
+    class Aborting(ScriptedEngine):
+        async def generate(self, prompt_ids, params):
+            made = await super().generate(prompt_ids, params)
+            return replace(made, finish_reason=FinishReason.ABORT)
+
+    sides = play({FIRST: Agent(Aborting(["[check]"])), SECOND: agent("[bet]")})
+    assert {t.stop_reason for t in sides.values()} == {StopReason.ENGINE_ERROR}
+    assert all(t.reward is None for t in sides.values())
 
 
 def test_a_game_that_cannot_begin_is_invalid_for_every_side():

@@ -112,6 +112,16 @@ def test_the_foreign_limit_truncates():
     assert (ended, truncated, info["stop_reason"]) == (False, True, "max_turns")
 
 
+def test_lasting_until_the_limit_may_be_the_success():
+    env = GymnasiumText(name="tests/Shout-v0", success=2.5)
+    env.reset(seed=0)
+    for _ in range(4):
+        env.step("hm")
+    *_, ended, truncated, info = env.step("hm")
+    assert (ended, truncated, info["correct"]) == (True, False, True)
+    assert info["reward_parts"] == {"return": 2.5}
+
+
 def test_text_actions_and_observations_are_taken_as_they_are():
     env = GymnasiumText(name=f"{__name__}:tests/Shout-v0")
     observation, _ = env.reset(seed=0)
