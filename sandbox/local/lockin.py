@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
 import tempfile
+import time
 from typing import Any
 
 from . import kernel, landlock, privateroot, seccomp
 from .isolation import Walls
 
 WORK, SHARED = "/tmp", "/dev/shm"
+SEND_S = 60.0
 _SHARED_BYTES = 16 << 20  # locks and counters of multiprocessing
 # What programs find in their environment where they may run others.
 ENVIRONMENT = {"HOME": WORK, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -101,11 +104,25 @@ class LockIn:
         machine = seccomp.machine()
         if machine is not None and self._notifier:
             listener = seccomp.install(machine, self._notifier, listen=True)
-            socket.send_fds(uplink, [b"listener"], [listener])
+            _send_listener(uplink, listener)
             os.close(listener)
         uplink.close()
         if machine is not None and self._filter:
             seccomp.install(machine, self._filter)
+
+
+def _send_listener(uplink: socket.socket, listener: int) -> None:
+    """Where a user has many descriptors under way, as on a starved machine, the kernel refuses
+    those of a process with a low limit until some have arrived."""
+    until = time.monotonic() + SEND_S
+    while True:
+        try:
+            socket.send_fds(uplink, [b"listener"], [listener])
+            return
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS or time.monotonic() > until:
+                raise
+        time.sleep(0.005)
 
 
 def set_limits(limits: dict[str, Any], baseline: int) -> None:

@@ -43,7 +43,7 @@ def back_end(name: str) -> Sandbox:
         from palestra.sandbox.docker import DockerSandbox
 
         runtime = name.partition("-")[2] or None
-        return DockerSandbox(limits=ATTACK_LIMITS, runtime=runtime)
+        return DockerSandbox(limits=ATTACK_LIMITS, runtime=runtime, patience_s=60.0)
     if name.startswith("landlock"):
         refuse_namespaces()
     return LocalSandbox(
