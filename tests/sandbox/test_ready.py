@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from palestra.sandbox import Limits, LocalSandbox, SandboxError, Status
+from palestra.sandbox import Limits, LocalSandbox, ProgramFault, Status
 
 READY = 2
 OTHER = Limits(descriptors=40, tmp_bytes=1 << 20)
@@ -162,7 +162,7 @@ def test_cleaning_up_after_a_spoilt_copy_spares_the_spares(keeper):
     with keeper.open(Limits(cpu_s=1, wall_s=5)) as session:
         session.run(sabotage)
         before = _processes(keeper)
-        with pytest.raises(SandboxError):
+        with pytest.raises(ProgramFault):
             session.fork()
     # Those that were there and fit are there still.
     assert before & _spares(keeper)
