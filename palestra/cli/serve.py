@@ -35,7 +35,8 @@ class Options:
     idle_s: float = 600.0
     """Seconds without a message after which a session is closed."""
     step_s: float = 300.0
-    """Seconds after which a step is cut off, and its session ended."""
+    """Seconds after which a step is cut off, and its session ended. Not where the environment's
+    `respond` is a plain function, nor at a reset: those run to their end."""
     max_message_bytes: int = 2**20
     """Largest message taken."""
     package: str = ""

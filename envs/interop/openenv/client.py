@@ -2,7 +2,8 @@
 
     env = palestra.make("palestra/OpenEnv-v0", url="http://127.0.0.1:8000")
 
-A server that is lost, refuses or ends an episode without a reward makes it invalid.
+A server that is lost, refuses, ends an episode at its reset, or gives no reward with its end
+makes it invalid.
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ class OpenEnvChat(ChatEnv):
     def begin(self, task: Task) -> Sequence[Message]:
         data = {"seed": task.metadata["seed"]} if "seed" in task.metadata else {}
         answer = self._line.ask_and_wait({"type": "reset", "data": data | self.reset_fields})
+        if answer.get("done"):
+            raise ConnectionError("the server ended the episode at its reset")
         self.episode.memory = []  # the rewards that were given
         opening = tuple(self._read(answer["observation"]))
         metadata = answer.get("metadata") or {}
@@ -94,7 +97,7 @@ class OpenEnvChat(ChatEnv):
         messages = tuple(self._read(answer["observation"]))
         if not answer.get("done"):
             return Reply(messages, value)
-        if not memory:
+        if reward is None:  # what came before it is not what the episode earned
             raise ConnectionError("the server ended the episode without a reward")
         metadata = answer.get("metadata") or {}
         stop = StopReason(metadata.get("stop_reason", "completed"))

@@ -68,16 +68,20 @@ class Pages:
             if path == "/mcp":
                 return 200, await self._rpc(body)
         except ValidationError as error:
-            return 422, {"detail": error.errors(include_url=False, include_context=False)}
+            # Inputs are left out: they may be bytes or NaN, which the answer cannot carry.
+            found = error.errors(include_url=False, include_context=False, include_input=False)
+            return 422, {"detail": found}
         except Refused as refused:
             return _error(refused)
         return 404, {"detail": f"nothing takes a POST at {path}; /reset, /step and /mcp do"}
 
     async def _reset(self, request: wire.Reset) -> Json:
         if request.episode_id:
-            self.sessions.forget(request.episode_id)
+            self.sessions.vacate(request.episode_id)
         session = await self.sessions.open()
         try:
+            if request.episode_id:  # another reset may have taken the name in the meantime
+                self.sessions.vacate(request.episode_id)
             answer = session.reset(request)
         except BaseException:
             self.sessions.release(session)
@@ -100,7 +104,8 @@ class Pages:
             raise
         finally:
             session.busy = False
-            self.sessions.forget(name) if over else self.sessions.touch(name)
+            if self.sessions.keeps(name, session):  # not where the server is shutting down
+                self.sessions.forget(name) if over else self.sessions.touch(name)
         return answer
 
     async def _rpc(self, body: bytes) -> Json:

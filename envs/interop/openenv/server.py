@@ -14,7 +14,7 @@ import http
 import io
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from http.client import HTTPException, parse_headers
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
@@ -133,8 +133,9 @@ async def _converse(connection: ServerConnection, sessions: Sessions) -> None:
             await connection.send(answer)
     except Refused as refused:  # the last word of this session
         code = TRY_AGAIN_LATER if refused.code is Code.CAPACITY_REACHED else GOING_AWAY
-        await connection.send(encode(refused.to_dict()))
-        await connection.close(code, refused.code.value)
+        with suppress(ConnectionClosed):  # the client may have left meanwhile
+            await connection.send(encode(refused.to_dict()))
+            await connection.close(code, refused.code.value)
     except ConnectionClosed:
         pass
     finally:
@@ -196,8 +197,12 @@ def _connection_class(pages: Pages, limits: ServeLimits) -> Any:
                 self.answering = self.loop.create_task(self.answer(self.posted))
 
         async def answer(self, request: _Post) -> None:
-            status, data = request.refused or await pages.post(request.path, bytes(request.body))
-            body = encode(data).encode()
+            try:
+                posted = request.refused or await pages.post(request.path, bytes(request.body))
+                status, body = posted[0], encode(posted[1]).encode()
+            except Exception:  # the boundary: without an answer the client would wait
+                self.logger.exception("POST %s failed", request.path)
+                status, body = 500, encode({"detail": "the server failed: see its log"}).encode()
             head = f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n"
             head += "Content-Type: application/json\r\nConnection: close\r\n"
             head += f"Content-Length: {len(body)}\r\n\r\n"

@@ -24,7 +24,9 @@ class ServeLimits:
     Attributes:
         max_sessions: episodes at a time; one more is refused with CAPACITY_REACHED.
         idle_s: a session that asks for nothing for so long is closed.
-        step_s: longest time one step may take; the session ends when it takes longer.
+        step_s: longest time one step may take; the session ends when it takes longer. Only
+            what awaits can be cut off: a plain `respond`, and every reset, runs to its end and
+            holds up all sessions meanwhile.
         max_message_bytes: largest message taken.
     """
 
@@ -71,6 +73,9 @@ class Session:
             Refused: no episode is running, or it became invalid or took too long: such an
                 episode has no reward, and a client must not find one.
         """
+        if self._state.episode_id is None:  # whatever the environment still holds is not ours
+            text = "no episode is running in this session: call reset() first"
+            raise Refused(Code.EXECUTION_ERROR, text)
         try:
             async with asyncio.timeout(limit_s):
                 step = await self.env.astep(action)
@@ -151,6 +156,7 @@ class Sessions:
         if session.env.abandoned:
             session.env.close()
         else:
+            session.env._episode = None  # the next client must not find this conversation
             self._free.append(session.env)
 
     def close(self) -> None:
@@ -165,6 +171,20 @@ class Sessions:
     def keep(self, name: str, session: Session) -> None:
         self._named[name] = session
         self.touch(name)
+
+    def vacate(self, name: str) -> None:
+        """Forget an episode whose name the next one takes.
+
+        Raises:
+            Refused: it is at a step, which would go on in an environment that others use.
+        """
+        if name in self._named and self._named[name].busy:
+            raise Refused(Code.SESSION_ERROR, f"episode {name!r} is still at its last step")
+        self.forget(name)
+
+    def keeps(self, name: str, session: Session) -> bool:
+        """Whether the name still means this session."""
+        return self._named.get(name) is session
 
     def named(self, name: str) -> Session:
         """Raises Refused: there is no such episode (any more)."""
