@@ -25,7 +25,8 @@ from ..tools import Tool, ToolFailure, ToolRunError, ToolTimeout
 from .packages import need
 
 T = TypeVar("T")
-CONNECT_S = 30.0
+CONNECT_S = 30.0  # to open a connection, and then to list what is offered
+CLOSE_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,15 @@ class McpServer:
         return self.target if isinstance(self.target, str) else shlex.join(self.target)
 
 
+@dataclass(eq=False)
+class _Session:
+    """One opening of a connection: what it yields, its end, and the task that holds it."""
+
+    opened: asyncio.Future[Any]
+    over: asyncio.Event
+    holder: asyncio.Task[None]
+
+
 class Connection:
     """A connection that is opened by the first call, and again by the next after `close`.
 
@@ -61,13 +71,15 @@ class Connection:
 
     def __init__(self, server: McpServer) -> None:
         self.server = server
-        self._holder: asyncio.Task[None] | None = None
-        self._client: asyncio.Future[Any] | None = None
-        self._over: asyncio.Event | None = None
+        self._session: _Session | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy is closed; tools copied together share it, since a memo knows the object."""
+        return Connection, (self.server,)
 
     @property
     def is_open(self) -> bool:
-        return self._holder is not None
+        return self._session is not None
 
     async def call(self, name: str, arguments: Json) -> Any:
         """The server's `CallToolResult`.
@@ -83,14 +95,14 @@ class Connection:
         """Descriptions of the tools on offer; leaves the connection open.
 
         Raises:
-            ToolFailure: the server cannot be reached.
+            ToolFailure: the server cannot be reached, or does not come to an end.
         """
         return _submit(self._list()).result()
 
     def close(self, *, wait: bool = True) -> None:
         """Close it; a server that was started is asked to end, which may take seconds."""
         if self.is_open:
-            closing = _submit(self._close())
+            closing = _submit(self._close(self._session))
             if wait:
                 closing.result()
 
@@ -98,7 +110,7 @@ class Connection:
         from mcp.shared.exceptions import MCPError
         from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
 
-        client, limit = await self._open(), self.server.timeout_s
+        (client, session), limit = await self._open(), self.server.timeout_s
         try:
             return await client.call_tool(name, arguments, read_timeout_seconds=limit)
         except MCPError as error:
@@ -106,31 +118,40 @@ class Connection:
                 raise ToolTimeout(f"Error: {name} did not answer in {limit:g} s") from error
             if error.code != CONNECTION_CLOSED:
                 raise ToolRunError(f"Error: {error}") from error
-            await self._close()
+            await self._close(session)
             raise ToolFailure(f"the MCP server was lost ({self.server})") from error
         except Exception as error:
-            await self._close()
+            await self._close(session)
             text = f"the MCP server was lost ({self.server}): {type(error).__name__}: {error}"
             raise ToolFailure(text) from error
 
     async def _list(self) -> list[Any]:
-        client, tools, cursor = await self._open(), [], None
-        while True:
-            page = await client.list_tools(cursor=cursor)
-            tools += page.tools
-            cursor = page.next_cursor
-            if not cursor:
-                return tools
-
-    async def _open(self) -> Any:
-        if self._holder is None:
-            self._client, self._over = asyncio.get_running_loop().create_future(), asyncio.Event()
-            self._holder = asyncio.create_task(self._hold(self._client, self._over))
-        assert self._client is not None
+        client, _ = await self._open()
+        tools: list[Any] = []
+        cursor = None
         try:
-            return await asyncio.wait_for(asyncio.shield(self._client), CONNECT_S)
+            async with asyncio.timeout(CONNECT_S):  # of all pages: a server may have no last one
+                while True:
+                    page = await client.list_tools(cursor=cursor)
+                    tools += page.tools
+                    cursor = page.next_cursor
+                    if not cursor:
+                        return tools
+        except TimeoutError as error:
+            text = f"the MCP server ({self.server}) did not list its tools in {CONNECT_S:g} s"
+            raise ToolFailure(text) from error
+
+    async def _open(self) -> tuple[Any, _Session]:
+        """The client, and the session to close if it fails: by then there may be another."""
+        session = self._session
+        if session is None:
+            opened, over = asyncio.get_running_loop().create_future(), asyncio.Event()
+            holder = asyncio.create_task(self._hold(opened, over))
+            session = self._session = _Session(opened, over, holder)
+        try:
+            return await asyncio.wait_for(asyncio.shield(session.opened), CONNECT_S), session
         except Exception as error:
-            await self._close()
+            await self._close(session)
             text = f"cannot reach the MCP server ({self.server}): {_innermost(error)}"
             raise ToolFailure(text) from error
 
@@ -138,20 +159,28 @@ class Connection:
         """Enter and leave the connection in one task, as its cancel scopes demand."""
         try:
             async with self.server.client() as client:
-                opened.set_result(client)
+                if not opened.done():
+                    opened.set_result(client)
                 await over.wait()
+        except asyncio.CancelledError:
+            _give_up(opened)
+            raise
         except Exception as error:  # noqa: BLE001 - the tool boundary; losses show in calls
             if not opened.done():
                 opened.set_exception(error)
 
-    async def _close(self) -> None:
-        holder, self._holder = self._holder, None
-        if holder is None or self._over is None or self._client is None:
+    async def _close(self, session: _Session | None) -> None:
+        """Close this session, unless another call has: the current one may be a newer one."""
+        if session is None or self._session is not session:
             return
-        if not self._client.done():
+        self._session = None
+        if not session.opened.done():
+            _give_up(session.opened)  # here too: a task cancelled before it ran does nothing
+            session.holder.cancel()
+        session.over.set()
+        _, stuck = await asyncio.wait([session.holder], timeout=CLOSE_S)
+        for holder in stuck:
             holder.cancel()
-        self._over.set()
-        await asyncio.wait([holder])
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +190,7 @@ class McpTool(Tool):
     connection: Connection = field(repr=False, kw_only=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        values = (self.name, self.description, self.parameters, self.connection.server)
-        return _restored, values
+        return _tool, (self.name, self.description, self.parameters, self.connection)
 
     @property
     def is_async(self) -> bool:
@@ -242,10 +270,6 @@ def _tool(name: str, description: str, parameters: Json, connection: Connection)
     return McpTool(name, description, parameters, call, dict, connection=connection)
 
 
-def _restored(name: str, description: str, parameters: Json, server: McpServer) -> McpTool:
-    return _tool(name, description, parameters, Connection(server))
-
-
 async def _called(connection: Connection, tool: str, /, **arguments: Any) -> str:
     result = await connection.call(tool, arguments)
     text = "\n".join(map(_as_text, result.content))
@@ -262,6 +286,13 @@ def _as_text(block: Any) -> str:
     if block.type == "resource" and hasattr(block.resource, "text"):
         return str(block.resource.text)
     return f"[{block.type}{f': {kind}' if (kind := getattr(block, 'mime_type', '')) else ''}]"
+
+
+def _give_up(opened: asyncio.Future[Any]) -> None:
+    """Wake those who wait for a connection that will not be opened."""
+    if not opened.done():
+        opened.set_exception(ConnectionError("it was closed while it was being opened"))
+        opened.exception()  # there may be no one to hear it, which is no error
 
 
 def _innermost(error: BaseException) -> str:

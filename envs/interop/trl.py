@@ -12,10 +12,12 @@ TRL calls the tools as methods of an environment, one environment to each rollou
 reward function for the score, since only that one sees the final answer. The members of a
 group come from one row of the data set, so they play the same episode. TRL tells an
 environment of calls only: the text around them does not reach it, and each call is a turn.
+TRL makes the calls of one message at once; here they take turns, in the order they came.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -93,6 +95,7 @@ class TRLEnvironment:
 
     def __init__(self, env: ToolEnv) -> None:
         self._env = env
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -105,6 +108,17 @@ class TRLEnvironment:
         options = {} if task is None else {"task": task}
         self._env.reset(seed=seed, options=options)
 
+    def _turn(self) -> asyncio.Lock:
+        """Held from asking whether the episode is over until it has been stepped.
+
+        A lock belongs to the loop in which it was first waited for, so another loop gets one of
+        its own.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._lock = loop, asyncio.Lock()
+        return self._lock
+
     async def _act(self, action: Message) -> list[Message]:
         messages, reward, terminated, truncated, info = await self._env.astep(action)
         self._over = terminated or truncated
@@ -114,10 +128,11 @@ class TRLEnvironment:
         return messages
 
     async def _call(self, name: str, arguments: Mapping[str, Any]) -> str:
-        if self._over:
-            return OVER
         call = ToolCall(name, json.dumps(arguments, ensure_ascii=False), "call")
-        messages = await self._act(Message("assistant", "", (call,)))
+        async with self._turn():
+            if self._over:
+                return OVER
+            messages = await self._act(Message("assistant", "", (call,)))
         return "\n".join(message.content for message in messages) or OVER
 
     async def _score(self, completion: Sequence[Mapping[str, Any]]) -> float | None:
@@ -128,8 +143,9 @@ class TRLEnvironment:
         """
         last = completion[-1] if completion else {}
         answered = last.get("role") == "assistant" and not last.get("tool_calls")
-        if answered and not self._over:
-            await self._act(Message("assistant", _text(last.get("content"))))
+        async with self._turn():
+            if answered and not self._over:
+                await self._act(Message("assistant", _text(last.get("content"))))
         return None if self._invalid else self._reward
 
 

@@ -9,12 +9,15 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from palestra.envs.core import ToolEnv
-from palestra.envs.interop.mcp import mcp_tools
+from palestra.envs.interop import mcp
+from palestra.envs.interop.mcp import Connection, McpServer, mcp_tools
 from palestra.envs.tools import ToolFailure
 from palestra.envs.types import Message, Outcome, Task, ToolStatus
 
@@ -156,6 +159,83 @@ def test_an_environment_with_open_tools_can_be_pickled(desk):
     assert use(copy, "counter")[0] == "call 1"
     assert use(desk, "counter")[0] == "call 2"
     copy.close()
+    connections = {tool.connection for env in (desk, copy) for tool in env.tools.values()}
+    assert len(connections) == 2  # one each, which all of its tools share
+
+
+class Fake:
+    """A connection to a client that is here; `entered` runs while it is being opened."""
+
+    def __init__(self, monkeypatch, client, entered=None):
+        self.opened = 0
+
+        @asynccontextmanager
+        async def enter(server):
+            self.opened += 1
+            await (entered() if entered else asyncio.sleep(0))
+            yield client
+
+        monkeypatch.setattr(McpServer, "client", enter)
+        self.connection = Connection(McpServer("fake", stateless=True))
+
+
+def test_a_late_failure_leaves_the_next_connection_alone(monkeypatch):
+    async def call_tool(name, arguments, **options):
+        await asyncio.sleep(arguments["after"])
+        if arguments["fails"]:
+            raise OSError("gone")
+        return "well"
+
+    async def play():
+        fake = Fake(monkeypatch, SimpleNamespace(call_tool=call_tool))
+        use = fake.connection._call
+        late = asyncio.create_task(use("t", {"after": 0.2, "fails": True}))
+        with pytest.raises(ToolFailure, match="gone"):
+            await use("t", {"after": 0.05, "fails": True})
+        assert await use("t", {"after": 0, "fails": False}) == "well"
+        with pytest.raises(ToolFailure, match="gone"):
+            await late
+        assert fake.connection.is_open and fake.opened == 2
+        await fake.connection._close(fake.connection._session)
+        assert not fake.connection.is_open
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("after", [0, 0.05])
+def test_closing_wakes_those_who_wait_for_the_opening(monkeypatch, after):
+    async def play():
+        fake = Fake(monkeypatch, None, asyncio.Event().wait)
+        waiting = [asyncio.create_task(fake.connection._open()) for _ in range(2)]
+        await asyncio.sleep(after)
+        if not after:
+            assert fake.opened == 0  # closed before the opening has begun
+        await fake.connection._close(fake.connection._session)
+        ended = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
+        assert all(isinstance(end, ToolFailure) and "was closed" in str(end) for end in ended)
+
+    asyncio.run(play())
+
+
+def test_an_endless_list_and_a_stuck_end_are_cut_short(monkeypatch):
+    async def list_tools(cursor):
+        await asyncio.sleep(0.001)
+        return SimpleNamespace(tools=[], next_cursor="more")
+
+    @asynccontextmanager
+    async def stuck(server):
+        yield SimpleNamespace(list_tools=list_tools)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(McpServer, "client", stuck)
+    monkeypatch.setattr(mcp, "CONNECT_S", 0.2)
+    monkeypatch.setattr(mcp, "CLOSE_S", 0.1)
+    connection = Connection(McpServer("fake"))
+    with pytest.raises(ToolFailure, match=r"\(fake\) did not list its tools in 0.2 s"):
+        connection.offered()
+    began = time.monotonic()
+    connection.close()
+    assert not connection.is_open and time.monotonic() - began < 5
 
 
 def test_over_http(url):
