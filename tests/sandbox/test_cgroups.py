@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from descendants import below
 
 from palestra.sandbox import Limits, LocalSandbox, Status
 from palestra.sandbox.local import cgroup
@@ -27,7 +28,7 @@ def small():
 
 def _folders(sandbox):
     """The groups of a sandbox, by controller."""
-    zygote = _below(sandbox.server_pid)[0]
+    zygote = below(sandbox.server_pid)[0]
     lines = Path(f"/proc/{zygote}/cgroup").read_text().splitlines()
     paths = {name: path for _, names, path in (line.split(":", 2) for line in lines)
              for name in names.split(",")}  # fmt: skip
@@ -41,17 +42,11 @@ def _folders(sandbox):
     return found
 
 
-def _below(pid):
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    found = [int(child) for child in children.split()]
-    return found + [p for child in found for p in _below(child)]
-
-
 def test_every_process_is_in_it_and_it_has_limits(small):
     folders = _folders(small)
     with small.open() as session, small.open() as other:
         session.run("1"), other.run("1")
-        everyone = set(_below(small.server_pid))
+        everyone = set(below(small.server_pid))
         for folder in folders.values():
             assert folder.name.startswith(f"palestra-{os.getpid()}-")
             assert everyone <= set(map(int, (folder / "cgroup.procs").read_text().split()))

@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from pathlib import Path
 
 import pytest
+from descendants import below
 
 from palestra.sandbox import Limits, LocalSandbox, ProgramFault, Status
 
@@ -66,16 +66,10 @@ def arena():
         yield made
 
 
-def _below(pid):
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    found = [int(child) for child in children.split()]
-    return found + [p for child in found for p in _below(child)]
-
-
 def _left(sandbox, expected, within=10.0):
     """How many sessions' processes there are, waiting a while for the expected number."""
     end = time.monotonic() + within
-    while (count := len(_below(sandbox.server_pid)) - 2) != expected and time.monotonic() < end:
+    while (count := len(below(sandbox.server_pid)) - 2) != expected and time.monotonic() < end:
         time.sleep(0.02)
     return count
 

@@ -1,9 +1,9 @@
 """Profiles: further calls by name, and programs that make processes and stay locked in."""
 
 import time
-from pathlib import Path
 
 import pytest
+from descendants import below
 
 from palestra.sandbox import Limits, LocalSandbox, SandboxError, Status
 from palestra.sandbox.local.profiles import NEVER, PROFILES, profile
@@ -30,18 +30,12 @@ def session(arena):
         yield made
 
 
-def _below(pid):
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    found = [int(child) for child in children.split()]
-    return found + [p for child in found for p in _below(child)]
-
-
 def _settles(sandbox, count, within=60.0):
     """Whether there are soon as many processes of sessions and spares as there should be."""
     end = time.monotonic() + within
-    while len(_below(sandbox.server_pid)) - 2 != count and time.monotonic() < end:
+    while len(below(sandbox.server_pid)) - 2 != count and time.monotonic() < end:
         time.sleep(0.02)
-    return len(_below(sandbox.server_pid)) - 2 == count
+    return len(below(sandbox.server_pid)) - 2 == count
 
 
 def test_names_of_profiles_and_calls_are_checked():
