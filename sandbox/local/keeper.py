@@ -1,7 +1,8 @@
 """The first process: it stays outside of every wall, and cleans up when all is over.
 
 It forks a launcher, which gives up rights, unshares namespaces and enters the control group,
-forks the zygote in there, and ends. The zygote thereby becomes the keeper's child. When the
+forks the zygote in there, and ends. The zygote thereby becomes the keeper's child; where a
+kernel does not adopt (older gVisor), the launcher stays between them. When the
 host or the zygote ends, however that is, or the host says SIGTERM, the keeper ends the zygote
 and removes the control group and the folder on the host's disk; as it has given up nothing, it
 may.
@@ -9,9 +10,11 @@ may.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
+from contextlib import suppress
 from typing import NoReturn
 
 from . import cgroup, kernel
@@ -25,7 +28,13 @@ class Leash:
     """What ties the zygote to the keeper, made before either of the two forks."""
 
     def __init__(self) -> None:
-        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        self._adopts = True
+        try:
+            kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self._adopts = False
         self._told, self._tell = os.pipe()  # the zygote's process id
         self._held, self._hold = os.pipe()  # closed when the keeper ends
 
@@ -36,11 +45,16 @@ class Leash:
 
     def report(self, zygote: int) -> NoReturn:
         """The launcher's last act."""
+        if not self._adopts:
+            kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         os.write(self._tell, b"%d" % zygote)
+        if not self._adopts:
+            os.close(self._held)
+            os.waitpid(zygote, 0)
         os._exit(0)
 
     def in_zygote(self) -> None:
-        """Wait for the keeper to be the parent; from then on die with it."""
+        """Wait for the parent to be the last one; from then on die with it."""
         os.close(self._tell)
         if not os.read(self._held, 1):
             os._exit(0)
@@ -60,21 +74,24 @@ class Leash:
         signal.set_wakeup_fd(wakeup)
         signal.signal(signal.SIGTERM, lambda *_: None)
         told = os.read(self._told, 32)
-        os.waitpid(launcher, 0)
+        if self._adopts or not told:
+            os.waitpid(launcher, 0)
         if told:
             zygote = int(told)
+            child = zygote if self._adopts else launcher
             os.write(self._hold, b".")
-            _await_an_end(host, zygote, signals)
-            os.kill(zygote, signal.SIGKILL)
-            os.waitpid(zygote, 0)  # with it everything in its process namespace
+            _await_an_end(host, child, signals)
+            with suppress(ProcessLookupError):  # ended before its launcher did
+                os.kill(zygote, signal.SIGKILL)
+            os.waitpid(child, 0)  # with the zygote everything in its process namespace
         remove_tree(scratch, wait_s=GONE_S)
         cgroup.remove(group, wait_s=GONE_S)
         os._exit(0)
 
 
-def _await_an_end(host: int, zygote: int, signals: int) -> None:
-    """Until the host or the zygote has ended, or the host has said so."""
-    handle, above = kernel.pidfd_open(zygote), os.getppid()
+def _await_an_end(host: int, child: int, signals: int) -> None:
+    """Until the host or the child has ended, or the host has said so."""
+    handle, above = kernel.pidfd_open(child), os.getppid()
     poller = select.poll()
     for source in (host, handle, signals):
         if source >= 0:
@@ -84,5 +101,5 @@ def _await_an_end(host: int, zygote: int, signals: int) -> None:
         return
     # gVisor has no descriptors of processes.
     while not poller.poll(LOOK_S * 1000) and os.getppid() == above:
-        if os.waitid(os.P_PID, zygote, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return
