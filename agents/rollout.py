@@ -275,10 +275,6 @@ async def collect(
         gathering = Gathering(group_size, env.group_rewards)
     groups: dict[int, Group] = {}
 
-    async def one(env: ChatEnv, job: Job) -> Trajectory:
-        seeds = {"seed": job.seed, "env_seed": job.env_seed}
-        return await episode(env, agent, job.task, **seeds, limits=limits, counted=True)
-
     async def finished(number: int, trajectory: Trajectory) -> None:
         at, index = divmod(number, group_size)
         group = await gathering.add(at, tasks[at], index, trajectory)
@@ -287,6 +283,7 @@ async def collect(
             if on_group:
                 on_group(group)
 
+    one = player(agent, episode, limits)
     await play(pool, agent.engine, jobs, one, finished, concurrency=concurrency)
     return [groups[at] for at in range(len(tasks))]
 
@@ -298,6 +295,18 @@ class Job:
     task: Task
     seed: int
     env_seed: int
+
+
+def player(
+    agent: Agent, episode: Episode, limits: RolloutLimits | None
+) -> Callable[[ChatEnv, Job], Awaitable[Trajectory]]:
+    """What `play` needs to play each job as an episode of one agent."""
+
+    async def one(env: ChatEnv, job: Job) -> Trajectory:
+        seeds = {"seed": job.seed, "env_seed": job.env_seed}
+        return await episode(env, agent, job.task, **seeds, limits=limits, counted=True)
+
+    return one
 
 
 async def play(

@@ -62,18 +62,16 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
 
     Args:
         tasks: the problems, any indexable sequence.
-        max_turns: actions per episode; the episode is truncated after that many.
+        max_turns: actions after which an episode is truncated.
     """
 
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 - Gymnasium's shape
-    reward_range: tuple[float, float] = (0.0, 1.0)
-    """The lowest and the highest reward of a whole episode."""
+    reward_range: tuple[float, float] = (0.0, 1.0)  # of a whole episode
     protocol: Protocol | None = None
     group_rewards: GroupRewards | None = None
     """Rewards of a whole group, added in training and evaluation once all members have finished."""
     abandoned = False
-    """Set when a step was cut off half way: what it started may still run, so the
-    environment must not be used again."""
+    """Set when a step was cut off half way and may still run: never use the environment again."""
 
     def __init__(
         self, *, tasks: Sequence[Task] | TaskSet, max_turns: int = 8, render_mode: str | None = None
@@ -300,8 +298,8 @@ class ToolEnv(ChatEnv):
     Args:
         tools: typed functions with docstrings (see `envs/tools.py`), or `Tool`s.
         protocol: how calls are written: "fenced" or "hermes" (see `envs/protocols.py`).
-        max_tool_calls: executions per episode; None for no cap. What happens beyond it is
-            the protocol's: fenced blocks stay text, hermes calls are refused with a notice.
+        max_tool_calls: executions per episode; beyond it fenced blocks stay text, and hermes
+            calls are refused with a notice. None for no cap.
     """
 
     def __init__(

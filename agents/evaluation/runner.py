@@ -9,14 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...envs.core import ChatEnv
 from ...envs.rewards.group import GroupRewards
 from ...envs.seats import SeatEnv
 from ...envs.types import Task, Trajectory
 from ..agent import Agent
 from ..grouping import Gathering
 from ..matches import OneSide, seat_tasks
-from ..rollout import EnvPool, Episode, Job, RolloutLimits, play, rollout
+from ..rollout import EnvPool, Episode, Job, RolloutLimits, play, player, rollout
 from ..runlog import JsonLines, plain, read_json_lines, write_json
 from ..seeding import derive_seed
 from .result import EvalResult, Sample, TaskRow
@@ -53,48 +52,35 @@ async def evaluate(
 ) -> EvalResult:
     """Play every task `samples` times and summarise.
 
-    Sample i of a task has the seeds that member i of `rollout_group` has, so a resumed or
-    extended evaluation samples exactly what an uninterrupted one would have. Where the
-    environment declares group rewards, the samples of a task are a group as in training: they
-    are kept, told and resumed together.
-
-    In a game with seats every task is played once from each seat, and the agent's reward there
-    is the sample. Where the environment measures policies (`ChatEnv.measure`) its figures come
-    on top.
+    Sample i of a task has the seeds of member i of `rollout_group`, so a resumed or extended
+    evaluation samples what an uninterrupted one would have. With group rewards the samples of a
+    task are a group as in training: kept, told and resumed together. In a game with seats every
+    task is played from each seat, and the agent's reward there is the sample. What the environment
+    measures of a policy (`ChatEnv.measure`) comes on top.
 
     Args:
         concurrency: episodes in flight at once.
-        folder: where finished samples (`trajectories/samples.jsonl`, each safe on disk as it
-            finishes) and the final `result.json` go. None keeps nothing.
-        resume: take the samples already in `folder` as done, but for invalid ones, which
-            are played again. More samples or tasks than before may be asked for.
+        folder: where finished samples (`trajectories/samples.jsonl`, as they finish) and the
+            final `result.json` go. None keeps nothing.
+        resume: take the valid samples in `folder` as done. More may be asked for than before.
         progress: called after each sample.
-        opponents: who sits in the other seats of a game: one agent, or agents by seat (default:
-            the agent itself).
+        opponents: one agent for the other seats of a game, or agents by seat (default: itself).
 
     Raises:
-        ValueError: two tasks share an id, the samples in `folder` are of other tasks or another
-            seed, or there are opponents but no seats.
+        ValueError: two tasks share an id, `folder` has samples of other tasks or another seed, or
+            there are opponents but no seats.
         FileExistsError: `folder` holds samples and `resume` is not set.
     """
     env_id, seats, extras = await _kind(pool)
     tasks = seat_tasks(tasks, seats) if seats else tasks
-    episode = _episode(env_id, seats, opponents)
     _check(tasks, samples, concurrency)
     wanted = {(task.id, i): task for task in tasks for i in range(samples)}
     done = _resumed(folder, wanted, seed, resume) if folder else {}
-    book = _Book(wanted, _whole(done, tasks, samples) if extras else done, folder, progress)
-    if extras:
-        book.gathering = Gathering(samples, extras)
-
-    async def one(env: ChatEnv, job: Job) -> Trajectory:
-        seeds = {"seed": job.seed, "env_seed": job.env_seed}
-        return await episode(env, agent, job.task, **seeds, limits=limits, counted=True)
-
+    done = _whole(done, tasks, samples) if extras else done
+    book = _Book(wanted, done, folder, progress, Gathering(samples, extras) if extras else None)
+    jobs = [_job(key, wanted[key], seed) for key in book.left]
     with closing(book):
-        jobs = [
-            Job(wanted[k], derive_seed(seed, *k), derive_seed(seed, "env", k[0])) for k in book.left
-        ]
+        one = player(agent, _episode(env_id, seats, opponents), limits)
         await play(pool, agent.engine, jobs, one, book.finished, concurrency=concurrency)
         figures = await measures(pool, agent)
     result = EvalResult.of(
@@ -110,6 +96,10 @@ async def evaluate(
     return result
 
 
+def _job(key: Key, task: Task, seed: int) -> Job:
+    return Job(task, derive_seed(seed, *key), derive_seed(seed, "env", task.id))
+
+
 def read_samples(folder: Path) -> Iterator[tuple[Task, int, Trajectory]]:
     """The finished samples (task, index, trajectory) in the order they finished.
 
@@ -121,10 +111,10 @@ def read_samples(folder: Path) -> Iterator[tuple[Task, int, Trajectory]]:
 
 
 class _Book:
-    """The samples so far. Each new one is appended to the folder, if there is one, and told."""
+    """The samples so far. Each new one is appended to the folder, if there is one, and told.
 
-    gathering: Gathering | None = None
-    """Where samples wait for the rest of their group, if there are group rewards."""
+    With group rewards, samples wait in `gathering` for the rest of their group.
+    """
 
     def __init__(
         self,
@@ -132,7 +122,9 @@ class _Book:
         done: dict[Key, Sample],
         folder: Path | None,
         progress: Callable[[Progress], None] | None,
+        gathering: Gathering | None,
     ) -> None:
+        self.gathering = gathering
         self.done, self._wanted, self._progress = done, wanted, progress
         self.left = [key for key in wanted if key not in done]
         self._tally = _Tally(done.values(), len(wanted))
