@@ -184,11 +184,14 @@ def _out_of_room(completion: Completion, budget: int) -> StopReason:
 
 
 class EnvPool:
-    """Environments to borrow: one per running episode, made on demand and reused."""
+    """Environments to borrow: one per running episode, made on demand and reused.
 
-    def __init__(self, make_env: MakeEnv) -> None:
+    `made` are there already; the pool takes them over, and closes them.
+    """
+
+    def __init__(self, make_env: MakeEnv, *made: ChatEnv) -> None:
         self._make_env = make_env
-        self._free: list[ChatEnv] = []
+        self._free = list(made)
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[ChatEnv]:

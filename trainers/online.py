@@ -256,8 +256,7 @@ class Trainer:
         make_env = maker(self.config.env.id, **options)
         env = cast(ChatEnv, make_env().unwrapped)
         tasks, seats = env.tasks, env.seats if isinstance(env, SeatEnv) else ()
-        env.close()
-        return EnvPool(lambda: cast(ChatEnv, make_env().unwrapped)), tasks, seats
+        return EnvPool(lambda: cast(ChatEnv, make_env().unwrapped), env), tasks, seats
 
     def _opponents(self) -> dict[str, Agent]:
         """The agents in seats that do not learn; one engine for each model."""

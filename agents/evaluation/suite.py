@@ -104,8 +104,7 @@ class Exam:
         """
         make = maker(entry.id, **entry.settings())
         first = cast("ChatEnv", make().unwrapped)
-        spare = [first]
-        pool = EnvPool(lambda: spare.pop() if spare else cast("ChatEnv", make().unwrapped))
+        pool = EnvPool(lambda: cast("ChatEnv", make().unwrapped), first)
         tasks = [first.tasks[i] for i in range(min(entry.tasks, len(first.tasks)))]
         return cls(entry, pool, tasks, first.reward_range)
 

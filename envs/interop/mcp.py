@@ -1,30 +1,24 @@
 """MCP servers as tools.
 
-    env = MyEnv(tools=mcp_tools("python my_server.py"))
-    env = MyEnv(tools=mcp_tools("http://127.0.0.1:8000/mcp", stateless=True))
-
-The connections of a process live in one background event loop, because a connection belongs
-to the loop that opened it, and episodes are stepped from many.
+env = MyEnv(tools=mcp_tools("python my_server.py"))
+env = MyEnv(tools=mcp_tools("http://127.0.0.1:8000/mcp", stateless=True))
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shlex
-import threading
-from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, TypeVar
+from typing import Any
 
 from ..records import Json
 from ..tools import Tool, ToolFailure, ToolRunError, ToolTimeout
+from .background import submit
 from .packages import need
 
-T = TypeVar("T")
 CONNECT_S = 30.0  # to open a connection, and then to list what is offered
 CLOSE_S = 15.0
 
@@ -89,7 +83,7 @@ class Connection:
             ToolTimeout: it did not answer in time.
             ToolRunError: it refused the call.
         """
-        return await asyncio.wrap_future(_submit(self._call(name, arguments)))
+        return await asyncio.wrap_future(submit(self._call(name, arguments)))
 
     def offered(self) -> list[Any]:
         """Descriptions of the tools on offer; leaves the connection open.
@@ -97,12 +91,12 @@ class Connection:
         Raises:
             ToolFailure: the server cannot be reached, or does not come to an end.
         """
-        return _submit(self._list()).result()
+        return submit(self._list()).result()
 
     def close(self, *, wait: bool = True) -> None:
         """Close it; a server that was started is asked to end, which may take seconds."""
         if self.is_open:
-            closing = _submit(self._close(self._session))
+            closing = submit(self._close(self._session))
             if wait:
                 closing.result()
 
@@ -300,15 +294,3 @@ def _innermost(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return f"{type(error).__name__}: {error}"
-
-
-def _submit(coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-    return asyncio.run_coroutine_threadsafe(coroutine, _loop(os.getpid()))
-
-
-@cache
-def _loop(process: int) -> asyncio.AbstractEventLoop:
-    """The background loop of this process; one that was forked needs its own."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="palestra-mcp", daemon=True).start()
-    return loop

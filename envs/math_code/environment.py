@@ -20,19 +20,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...sandbox import Execution, Limits, Sandbox, Session, Status, shared_sandbox
-from ..core import ToolEnv
+from ...sandbox import Limits, Sandbox
 from ..episode import Grade, Reply
+from ..interpreter import InterpreterEnv
 from ..rewards.efficiency import per_call_price
 from ..tasks import TaskSet, load_tasks
-from ..tools import ToolRunError, ToolTimeout
 from ..types import Invalid, Message, Task
 from .grading import is_right
 
 INSTRUCTIONS = "Solve the problem. Put the final answer in \\boxed{}."
 
 
-class MathCode(ToolEnv):
+class MathCode(InterpreterEnv):
     """Math problems with a Python tool.
 
     Args:
@@ -86,10 +85,10 @@ class MathCode(ToolEnv):
             max_tool_calls=max_tool_calls,
             max_turns=max_turns,
             render_mode=render_mode,
+            limits=limits,
+            sandbox=sandbox,
+            max_output_chars=max_output_chars,
         )
-        if max_output_chars < 1:
-            raise ValueError(f"max_output_chars must be at least 1, got {max_output_chars}")
-        self.max_output_chars = max_output_chars
         self.call_price, self.free_calls = call_price, free_calls
         self._price_of(0)  # refuses what is negative
         if call_price:
@@ -102,9 +101,6 @@ class MathCode(ToolEnv):
             for question, answer in examples
             for message in (Message("user", question), Message("assistant", answer))
         )
-        self.limits = Limits.of(limits)
-        self._sandbox = sandbox
-        self._session: Session | None = None
 
     def begin(self, task: Task) -> Sequence[Message]:
         if not self.instructions:
@@ -125,11 +121,7 @@ class MathCode(ToolEnv):
         Args:
             code: the program; the value of a last expression is shown too
         """
-        if self._session is None:
-            self._sandbox = self._sandbox or shared_sandbox()
-            self._session = await self._sandbox.aopen(self.limits, seed=self.episode.seed or 0)
-        execution = await self._session.arun(code)
-        return self._show(execution)
+        return self.show(await (await self.live()).arun(code))
 
     async def respond(self, action: Message) -> Reply:
         before = self._price_of(self.tool_stats.calls)
@@ -148,33 +140,3 @@ class MathCode(ToolEnv):
 
     def _price_of(self, calls: int) -> float:
         return per_call_price(0.0, calls, price=self.call_price, free_calls=self.free_calls)
-
-    def _show(self, execution: Execution) -> str:
-        text = execution.stdout + (f"{execution.value}\n" if execution.value is not None else "")
-        if execution.status is Status.TIMEOUT:
-            limit = f"Timed out (the limit is {self.limits.wall_s:g} s)."
-            raise ToolTimeout(self._clip(text) + limit)
-        if not execution.ok:
-            raise ToolRunError(self._clip(text + execution.stderr))
-        return self._clip(text)
-
-    def _clip(self, text: str) -> str:
-        if len(text) <= self.max_output_chars:
-            return text
-        return f"Output too long ({len(text)} characters). Print less."
-
-    # The live interpreter is part of a snapshot: it is forked, so that both go on alone.
-
-    def save_resources(self) -> Session | None:
-        return self._session.fork() if self._session else None
-
-    def load_resources(self, saved: Session | None) -> None:
-        self._session = saved.fork() if saved else None
-
-    def release_resources(self) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_session": None}

@@ -24,13 +24,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...sandbox import Execution, Limits, Sandbox, Session, Status, shared_sandbox
-from ..core import ToolEnv
+from ...sandbox import Limits, Sandbox
 from ..episode import Grade, Reply
+from ..interpreter import InterpreterEnv
 from ..protocols import MalformedCall
 from ..rewards.unit_tests import LIMITS, Report, StdioTests, UnitTests, arun_tests
 from ..tasks import TaskSet
-from ..tools import ToolRunError, ToolTimeout
 from ..types import Message, Task, ToolCall, ToolResult, ToolStatus
 from .formats import example_tests, hidden_tests, solution
 from .loading import load_programs
@@ -55,7 +54,7 @@ class Programs:
     submitted: str | None = None
 
 
-class PythonExec(ToolEnv):
+class PythonExec(InterpreterEnv):
     """Programming problems with hidden unit tests.
 
     Args:
@@ -96,8 +95,6 @@ class PythonExec(ToolEnv):
         sandbox: Sandbox | None = None,
         render_mode: str | None = None,
     ) -> None:
-        if max_output_chars < 1:
-            raise ValueError(f"max_output_chars must be at least 1, got {max_output_chars}")
         options = dict(task_options or {})
         super().__init__(
             tasks=load_programs(tasks, split=split, **options) if isinstance(tasks, str) else tasks,
@@ -106,18 +103,18 @@ class PythonExec(ToolEnv):
             max_tool_calls=max_tool_calls,
             max_turns=max_turns,
             render_mode=render_mode,
+            limits=limits,
+            sandbox=sandbox,
+            max_output_chars=max_output_chars,
         )
         self.partial_credit, self.try_examples = partial_credit, try_examples
-        self.max_output_chars = max_output_chars
         self.instructions = INSTRUCTIONS if instructions is None else instructions
         self.examples = tuple(
             message
             for question, answer in examples
             for message in (Message("user", question), Message("assistant", answer))
         )
-        self.limits, self.grading_limits = Limits.of(limits), Limits.of(grading_limits)
-        self._sandbox = sandbox
-        self._session: Session | None = None
+        self.grading_limits = Limits.of(grading_limits)
 
     def begin(self, task: Task) -> Sequence[Message]:
         self.episode.memory = Programs()
@@ -144,11 +141,11 @@ class PythonExec(ToolEnv):
         whole = self._remember(code)
         shown = ""
         if stdin or not (whole and isinstance(tests, StdioTests)):
-            shown = self._show(await (await self._live()).arun(code, stdin=stdin))
+            shown = self.show(await (await self.live()).arun(code, stdin=stdin))
         if tests is None or not whole:
             return shown
         report = await self._try(code, tests, stop_early=False)
-        return shown + self._clip(_describe(report))
+        return shown + self.clip(_describe(report))
 
     def submit(self, code: str) -> str:
         """Hand in the final program. This ends the episode.
@@ -219,50 +216,11 @@ class PythonExec(ToolEnv):
         return await arun_tests(
             program,
             tests,
-            self._box(),
+            self.box(),
             limits=self.grading_limits,
             stop_early=stop_early,
             seed=self.episode.seed or 0,
         )
-
-    def _box(self) -> Sandbox:
-        self._sandbox = self._sandbox or shared_sandbox()
-        return self._sandbox
-
-    async def _live(self) -> Session:
-        if self._session is None:
-            self._session = await self._box().aopen(self.limits, seed=self.episode.seed or 0)
-        return self._session
-
-    def _show(self, execution: Execution) -> str:
-        text = execution.stdout + (f"{execution.value}\n" if execution.value is not None else "")
-        if execution.status is Status.TIMEOUT:
-            limit = f"Timed out (the limit is {self.limits.wall_s:g} s)."
-            raise ToolTimeout(self._clip(text) + limit)
-        if not execution.ok:
-            raise ToolRunError(self._clip(text + execution.stderr))
-        return self._clip(text)
-
-    def _clip(self, text: str) -> str:
-        if len(text) <= self.max_output_chars:
-            return text
-        return f"Output too long ({len(text)} characters). Print less."
-
-    # The live interpreter is part of a snapshot: it is forked, so that both go on alone.
-
-    def save_resources(self) -> Session | None:
-        return self._session.fork() if self._session else None
-
-    def load_resources(self, saved: Session | None) -> None:
-        self._session = saved.fork() if saved else None
-
-    def release_resources(self) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_session": None}
 
 
 def _defines(code: str, name: str) -> bool:

@@ -46,23 +46,11 @@ def entry_point(spec: EnvSpec) -> str:
     return f"{point.__module__}:{getattr(point, '__qualname__', type(point).__qualname__)}"
 
 
-def parameters(spec: EnvSpec) -> dict[str, Any]:
-    """The keyword arguments an environment takes, with their defaults (`...` for none)."""
-    from ..envs.registration import parameters as known
-
-    return known(spec)
-
-
 def required(spec: EnvSpec) -> list[str]:
     """The settings without which an environment cannot be made."""
+    from ..envs.registration import parameters
+
     return [name for name, default in parameters(spec).items() if default is ...]
-
-
-def load(spec: EnvSpec) -> Any:
-    """The class or function behind a spec."""
-    from ..envs.registration import creator
-
-    return creator(spec)
 
 
 def make_environment(id: str, settings: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
@@ -71,7 +59,7 @@ def make_environment(id: str, settings: Mapping[str, Any]) -> gymnasium.Env[Any,
     Raises:
         UsageError: no such environment, or it does not take one of the settings.
     """
-    from ..envs.registration import make
+    from ..envs.registration import make, parameters
 
     spec = find(id)
     known = parameters(spec)

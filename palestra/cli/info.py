@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tyro.conf import Positional
 
-from .environment import entry_point, find, load, make_environment, parameters
+from .environment import entry_point, find, make_environment
 from .parsing import parse
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
 
 def card(id: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The facts about an environment, as JSON can hold them."""
-    from ..envs.registration import description
+    from ..envs.registration import creator, description, parameters
 
     spec = find(id)
     with closing(make_environment(id, given)) as made:
@@ -52,7 +52,7 @@ def card(id: str, given: Mapping[str, Any]) -> dict[str, Any]:
             "id": spec.id,
             "description": description(spec.id),
             "entry_point": entry_point(spec),
-            "about": inspect.getdoc(load(spec)) or "",
+            "about": inspect.getdoc(creator(spec)) or "",
             "settings": {name: _default(value) for name, value in parameters(spec).items()},
             "num_tasks": len(env.tasks),
             "max_turns": env.max_turns,

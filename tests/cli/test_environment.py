@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from palestra.cli.environment import find, make_environment, parameters
+from palestra.cli.environment import find, make_environment
 from palestra.cli.errors import UsageError
+from palestra.envs.registration import parameters
 
 
 def test_an_unknown_id_names_the_nearest() -> None:

@@ -1,7 +1,7 @@
 """A connection to an OpenEnv server, for plain and async callers.
 
-All connections of the process live in one event loop on a thread of its own: `reset` is
-plain, steps are awaited in the loop of the rollout, and a socket belongs to one loop.
+All connections of the process live in one background event loop: `reset` is plain, steps are
+awaited in the loop of the rollout, and a socket belongs to one loop.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-import os
-import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
-from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
 from ...records import Json
+from .. import background
 from ..packages import need
 
 MAX_MESSAGE_BYTES = 100 * 2**20
@@ -46,14 +44,14 @@ class Line:
 
     def close(self) -> None:
         socket, self._socket = self._socket, None
-        if socket is not None and self._loop is _loop(os.getpid()):
-            asyncio.run_coroutine_threadsafe(socket.close(), self._loop)
+        if socket is not None and self._loop is background.loop():
+            background.submit(socket.close())
 
     def _submit(self, request: Mapping[str, Any]) -> Future[Json]:
-        loop = _loop(os.getpid())
+        loop = background.loop()
         if self._loop is not loop:  # a copy, or another process
             self._socket, self._loop = None, loop
-        return asyncio.run_coroutine_threadsafe(self._exchange(json.dumps(request)), loop)
+        return background.submit(self._exchange(json.dumps(request)))
 
     async def _exchange(self, request: str) -> Json:
         from websockets.exceptions import WebSocketException
@@ -108,10 +106,3 @@ def _data(answer: Any) -> Json:
     if not isinstance(data.get("observation"), dict):
         raise ValueError(f"not an observation: {answer!r:.200}")
     return data
-
-
-@cache
-def _loop(pid: int) -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="palestra-openenv", daemon=True).start()
-    return loop
