@@ -269,11 +269,7 @@ class LocalSession(Session):
         return judge(process, reply, ended, notice)
 
     def _fork(self) -> Conversation[Session]:
-        try:
-            return (yield from self._copied())
-        except NotCopiedError as error:
-            yield from self._blame(error, LocalSession._copied)
-            raise
+        return (yield from self._or_blame(LocalSession._copied))
 
     def _copied(self) -> Conversation[LocalSession]:
         with self._alone():
@@ -298,26 +294,44 @@ class LocalSession(Session):
             made._count("forked")
             return made
 
-    def _blame(
-        self, error: Exception, attempt: Callable[[LocalSession], Conversation[object]]
-    ) -> Conversation[None]:
-        """Raise ProgramFault where what failed with `error` works in a fresh session.
+    def _or_blame(self, attempt: Callable[[LocalSession], Conversation[T]]) -> Conversation[T]:
+        """What `attempt` gives; ProgramFault where a fresh session can do it and this one cannot.
 
-        What the failing session says of the reason is its program's word.
+        What the failing session says of the reason is its program's word. Where the fresh one
+        could, this one tries once more: it may have been the machine that could not, a moment ago.
         """
-        if not self._calls:  # no program has run yet
-            return
+        try:
+            return (yield from attempt(self))
+        except (OSError, NotCopiedError) as error:
+            if _of_the_host(error) or not (yield from self._works_afresh(attempt)):
+                raise
+            fault = error
+        if self._process is not None:  # it has outlived the attempt
+            try:
+                return (yield from attempt(self))
+            except (OSError, NotCopiedError) as error:
+                if _of_the_host(error):
+                    raise
+                fault = error
+        raise ProgramFault(f"by what the session's program did: {fault}") from fault
+
+    def _works_afresh(
+        self, attempt: Callable[[LocalSession], Conversation[object]]
+    ) -> Conversation[bool]:
+        """Whether a program has run here, and what failed here works where none has."""
+        if not self._calls:
+            return False
         fresh = LocalSession(self._sandbox, self._limits, self._seed)
         try:
             yield from fresh._fresh()
             made = yield from attempt(fresh)
         except (OSError, SandboxError):
-            return
+            return False
         finally:
             fresh.close()
         if isinstance(made, LocalSession):
             made.close()
-        raise ProgramFault(f"by what the session's program did: {error}") from error
+        return True
 
     def _write_file(self, path: str, data: bytes) -> Conversation[None]:
         parts = plain_path(path)
@@ -341,14 +355,6 @@ class LocalSession(Session):
 
         return (yield from self._or_blame(attempt))
 
-    def _or_blame(self, attempt: Callable[[LocalSession], Conversation[T]]) -> Conversation[T]:
-        try:
-            return (yield from attempt(self))
-        except OSError as error:
-            if error.errno not in OF_THE_HOST:
-                yield from self._blame(error, attempt)
-            raise
-
     def _opened(self, do: str, parts: list[str]) -> Conversation[int]:
         """A descriptor from the server; see `workfiles`."""
         with self._alone():
@@ -366,6 +372,11 @@ class LocalSession(Session):
                     if now > dying + DYING_S:  # its first thread has ended, others have not
                         process.kill()
                     yield Wait((), now + 0.01)
+
+
+def _of_the_host(error: Exception) -> bool:
+    """Whether it says what the machine is short of, and nothing of the session."""
+    return isinstance(error, OSError) and error.errno in OF_THE_HOST
 
 
 def _clock(wall_s: float) -> float:

@@ -134,6 +134,18 @@ def test_a_cell_cannot_fork_by_itself(native):
             assert copy.run(code).stdout == "refused\n"
 
 
+def test_what_fails_only_once_is_nobodys_fault(native):
+    with native.open() as session:
+        session.run(
+            "import sys; kernel = sys.modules['palestra_sandbox.kernel']\n"
+            "real, x = kernel.fork_beside, 7\n"
+            "def not_now(*_): kernel.fork_beside = real; raise ChildProcessError('not now')\n"
+            "kernel.fork_beside = not_now; import os; os.fork = not_now"
+        )
+        with session.fork() as copy:
+            assert copy.run("x").value == "7"
+
+
 def test_a_cell_that_replaces_fork_spoils_its_own_copy_only(native):
     with native.open() as session, native.open() as other:
         session.run(
