@@ -1,9 +1,9 @@
 """Models in other parts than the agent's: a simulated user, a judge, a writer of data.
 
     chat = EngineChat(engine, SamplingParams(max_tokens=256))
-    palestra.make("palestra/Chat-v0", user=EngineUser(chat))          # a user simulator
-    Judge(chat, PAIR)                                                 # the policy as critic
-    await write_warm_start("warm.jsonl", tasks, chat.reply)           # a writer
+    palestra.make("palestra/Chat-v0", user=chat)       # a user simulator
+    palestra.make("palestra/Rubric-v0", critic=chat)   # the policy as critic
+    await write_warm_start("warm.jsonl", tasks, chat.reply)
 
 The engine may be the policy's own: its version is then part of what verdicts are kept by.
 """
@@ -11,11 +11,10 @@ The engine may be the policy's own: its version is then part of what verdicts ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from ..envs.rewards.endpoint import ModelReply
-from ..envs.rewards.judge import transcript
 from ..envs.rewards.protocol import JudgeError
 from ..envs.rewards.verdict import VerdictLogprobs, by_scoring
 from ..envs.types import FinishReason, Message
@@ -78,34 +77,3 @@ class EngineChat:
             lambda text: encode(text, add_special_tokens=False),
             end=self._renderer.stop_token_ids[:1],
         )
-
-
-PERSONA = (
-    "You play a person who talks with an assistant. Given the conversation so far, write what the "
-    "person says next: one or two sentences, a follow-up that fits. Write [END] and nothing else "
-    "if the person has what they need."
-)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineUser:
-    """A user simulator for `palestra/Chat-v0`: a model that plays `persona`.
-
-    It ends the conversation with a reply that holds `end`, or is empty. A reply that was cut
-    off counts as far as it goes.
-    """
-
-    chat: EngineChat
-    persona: str = PERSONA
-    end: str = "[END]"
-
-    async def __call__(self, messages: Sequence[Message]) -> str | None:
-        """The user's next text, or None.
-
-        Raises:
-            JudgeError: the engine failed, which makes the episode invalid.
-        """
-        said = transcript(messages)
-        reply = await self.chat.complete((Message("system", self.persona), Message("user", said)))
-        text = reply.text.strip()
-        return None if not text or self.end in text else text

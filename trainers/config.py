@@ -73,13 +73,20 @@ class EnvConfig:
     Attributes:
         id: a registered id (`palestra list`).
         options: keyword arguments of its constructor.
+        policy_as: arguments that take a model and are given the policy itself, such as `critic`
+            of Rubric; `heldout` may name another in its place.
         heldout: arguments that differ when held-out tasks are played; `split` is left out where
             the environment has no splits, and the same tasks serve both ends.
     """
 
     id: str = "palestra/MathCode-v0"
     options: dict[str, Any] = field(default_factory=dict)
+    policy_as: tuple[str, ...] = ()
     heldout: dict[str, Any] = field(default_factory=lambda: {"split": "heldout"})
+
+    def __post_init__(self) -> None:
+        if both := sorted(self.options.keys() & set(self.policy_as)):
+            raise ValueError(f"in options and in policy_as: {', '.join(both)}")
 
     def heldout_options(self) -> dict[str, Any]:
         """Arguments of the constructor for held-out tasks."""

@@ -28,6 +28,7 @@ from ..agents.report import write_report
 from ..agents.rollout import EnvPool, RolloutLimits, collect
 from ..agents.runlog import RunLog, plain
 from ..agents.seeding import derive_seed
+from ..agents.users import EngineChat
 from ..envs.core import ChatEnv
 from ..envs.registration import maker
 from ..envs.seats import SeatEnv
@@ -253,7 +254,9 @@ class Trainer:
         self, options: Mapping[str, Any]
     ) -> tuple[EnvPool, Sequence[Task] | TaskSet, tuple[str, ...]]:
         """Environments to borrow, their tasks, and their seats (none but in games)."""
-        make_env = maker(self.config.env.id, **options)
+        policy = EngineChat(self.engine, self._sampling(self.config.sampling.temperature))
+        own = dict.fromkeys(self.config.env.policy_as, policy)
+        make_env = maker(self.config.env.id, **(own | dict(options)))
         env = cast(ChatEnv, make_env().unwrapped)
         tasks, seats = env.tasks, env.seats if isinstance(env, SeatEnv) else ()
         return EnvPool(lambda: cast(ChatEnv, make_env().unwrapped), env), tasks, seats

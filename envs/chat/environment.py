@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from ..core import ToolEnv
 from ..driving import maybe_await
 from ..episode import Grade, Reply
+from ..rewards.endpoint import Model, chat_model
+from ..rewards.judge import Judge
 from ..rewards.protocol import Reward, grade_with
 from ..rewards.reward_model import RewardModel
 from ..rewards.thinking import NULL_ANSWER, answer_to_score
@@ -23,7 +25,7 @@ from .embedded import EmbeddedReward
 from .features import distinct_share, overlap, stem, words
 from .prompts import shipped_prompts
 from .sentences import SentenceEncoder, SentenceReward
-from .users import ScriptedUser, User
+from .users import ModelUser, ScriptedUser, User
 
 ZERO = (
     "A conversation between a user and an assistant. The assistant first plans its reply between "
@@ -50,8 +52,8 @@ class Chat(ToolEnv):
         reward: "embedded" (see `EmbeddedReward`), "embedded:0" or "embedded:1" for one fitted
             to a half of the preferences, "sentences" or "sentences:FOLDER" for one that reads
             sentence embeddings (see `SentenceReward`), a folder or hub name for `RewardModel`,
-            or any reward callable. It gets the conversation with answers in place of replies
-            and without system messages.
+            or any reward callable. A model (see `chat_model`) gives a `Judge`'s score. Each
+            gets the conversation with answers in place of replies and without system messages.
         watch: another reward, of the same kinds, that is logged as the part `watched` and never
             paid: what one reward gains and the other does not see is over-optimisation.
         reward_range: lowest and highest reward; None means 0 to 1, and any number for a
@@ -63,7 +65,8 @@ class Chat(ToolEnv):
             paper's code. False scores a reply without tags as a whole, thoughts included,
             which a policy learns to exploit: leave the tags out and ramble. Do not train so.
         user: for conversations of several turns: (messages) -> the user's next text, or None
-            to end, plain or async. "scripted" is one that ships. None: a single turn.
+            to end, plain or async. "scripted" is one that ships; a model plays a person (see
+            `ModelUser`). None: a single turn.
         max_turns: replies of the agent; after the last the conversation is judged.
     """
 
@@ -73,12 +76,12 @@ class Chat(ToolEnv):
         tasks: str | Sequence[Task] | TaskSet = "chat",
         split: str = "train",
         task_options: Mapping[str, Any] | None = None,
-        reward: str | Reward = "embedded",
-        watch: str | Reward | None = None,
+        reward: str | Reward | Model = "embedded",
+        watch: str | Reward | Model | None = None,
         reward_range: tuple[float, float] | None = None,
         template: str = "zero",
         strict: bool = True,
-        user: str | User | None = None,
+        user: str | User | Model | None = None,
         max_turns: int = 4,
         render_mode: str | None = None,
     ) -> None:
@@ -170,15 +173,21 @@ def _load(source: str, split: str, options: Mapping[str, Any]) -> TaskSet:
     return shipped_prompts(split)
 
 
-def _user(user: str | User | None) -> User | None:
+def _user(user: str | User | Model | None) -> User | None:
+    model = chat_model(user)
+    if model is not None:
+        return ModelUser(model)
     if not isinstance(user, str):
-        return user
+        return cast("User | None", user)
     if user != "scripted":
         raise ValueError(f'user is "scripted", a callable or None, got {user!r}')
     return ScriptedUser()
 
 
-def _reward(reward: str | Reward) -> Reward:
+def _reward(reward: str | Reward | Model) -> Reward:
+    model = chat_model(reward)
+    if model is not None:
+        return Judge(model)
     if isinstance(reward, str) and reward in EMBEDDED:
         return EmbeddedReward(half=EMBEDDED[reward])
     if isinstance(reward, str) and reward.partition(":")[0] == "sentences":
@@ -186,6 +195,7 @@ def _reward(reward: str | Reward) -> Reward:
         return SentenceReward(SentenceEncoder(folder) if folder else None)
     if isinstance(reward, str):
         return RewardModel(reward, answer_of=str)
+    reward = cast(Reward, reward)
     own: Callable[[str], str] = getattr(reward, "answer_of", str)
     if own is not str:
         raise ValueError(

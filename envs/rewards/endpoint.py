@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -29,6 +29,8 @@ from .protocol import JudgeError
 
 if TYPE_CHECKING:
     import httpx2
+
+    from .verdict import VerdictLogprobs
 
 MAX_BODY = 4 << 20  # bytes
 _RETRY = {408, 409, 425, 429, 500, 502, 503, 504}
@@ -67,6 +69,34 @@ class ChatModel(Protocol):
             JudgeError: it failed or was lost.
         """
         ...
+
+
+class ScoringModel(ChatModel, Protocol):
+    """A `ChatModel` that says how likely it is to give each of some verdicts."""
+
+    def verdicts(self) -> VerdictLogprobs:
+        """What `by_probability` and its like ask."""
+        ...
+
+
+Model = ChatModel | Mapping[str, Any]  # what settings may give for one
+
+
+def chat_model(given: object) -> ChatModel | None:
+    """The model that a setting stands for, or None where it stands for something else.
+
+    A mapping holds the arguments of `ChatEndpoint`, as recipes and the command line give them.
+
+    Raises:
+        ValueError: they are not its arguments.
+    """
+    if isinstance(given, Mapping):
+        try:
+            return ChatEndpoint(**given)
+        except TypeError as error:
+            what = f"a model behind an endpoint is given by url, model, ...; got {dict(given)}"
+            raise ValueError(f"{what}: {error}") from error
+    return cast(ChatModel, given) if hasattr(given, "complete") else None
 
 
 class ChatEndpoint:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import cast
 
 from ...sandbox import Limits, Sandbox, shared_sandbox
-from ..rewards.rubric import Item, ItemCheck, explicit_score
-from ..rewards.tournament import Compare
+from ..rewards.endpoint import Model, ScoringModel, chat_model
+from ..rewards.judge import Judge
+from ..rewards.rubric import ITEM, Item, ItemCheck, by_judge, by_probability, explicit_score
+from ..rewards.tournament import PAIR, Compare, compared_by_judge, compared_by_probability
 from ..types import Invalid
 from .checks import MAX_CHARS, CodeItem
 
@@ -61,6 +64,26 @@ async def check_items(
             return Invalid(value.kind, f"{item.name}: {value.message}")
         met.append(value)
     return met
+
+
+def item_check(critic: ItemCheck | Model | None) -> ItemCheck:
+    """The critic that a setting stands for; a model is asked for probabilities where it can."""
+    model = chat_model(critic)
+    if model is None:
+        return cast("ItemCheck | None", critic) or ProgramCritic()
+    if hasattr(model, "verdicts"):
+        return by_probability(cast(ScoringModel, model).verdicts())
+    return by_judge(Judge(model, ITEM))
+
+
+def comparison(compare: Compare | Model | None) -> Compare | None:
+    """The same for comparisons; None for None."""
+    model = chat_model(compare)
+    if model is None:
+        return cast("Compare | None", compare)
+    if hasattr(model, "verdicts"):
+        return compared_by_probability(cast(ScoringModel, model).verdicts())
+    return compared_by_judge(Judge(model, PAIR))
 
 
 def compared_by_items(items: Sequence[Item], check: ItemCheck) -> Compare:

@@ -14,13 +14,15 @@ from typing import Any
 
 from ..core import ToolEnv
 from ..episode import Grade
+from ..rewards.endpoint import Model
 from ..rewards.group import GroupRewards, Values, final_text
 from ..rewards.rubric import CORE, Item, ItemCheck, explicit_score
 from ..rewards.tournament import Compare, tournament
 from ..tasks import TaskSet, load_tasks
 from ..types import Group, Invalid, Message, Task
 from .checks import prescriptive_items, verified_items
-from .critics import ProgramCritic, check_items, compared_by_items
+from .critics import check_items, compared_by_items, comparison, item_check
+from .generator import GeneratedTasks
 from .tasks import shipped_tasks
 
 GRADING = ("items", "tournament", "both")
@@ -32,14 +34,17 @@ class Rubric(ToolEnv):
     """Writing tasks graded by rubrics.
 
     Args:
-        tasks: "rubric" (shipped), any other source of `load_tasks`, or tasks; their items stand
-            in `metadata["rubric"]` (see `checks.py`).
+        tasks: "rubric" (shipped), "generated" (made on demand in their form; options `size` and
+            `seed`), any other source of `load_tasks`, or tasks; their items stand in
+            `metadata["rubric"]` (see `checks.py`).
         split: "train" or "heldout" (disjoint).
         task_options: options of the source; `answer_key=""` for tasks without a reference.
         rubrics: which items count, of "task", "prescriptive" and "core". The core items need
             a critic that reads.
-        critic: an `ItemCheck` for items without a program (default: `ProgramCritic`).
-        compare: judges pairs in the tournament (default: by the items' scores).
+        critic: an `ItemCheck` for items without a program (default: `ProgramCritic`), or a model
+            (see `chat_model`), asked for the probability of its verdicts where it tells them and
+            for JSON elsewhere.
+        compare: judges pairs in the tournament, likewise (default: by the items' scores).
         grading: "items", the score of a reply on its own; "tournament", its win rate over the
             valid siblings of its group; "both", their weighted mean. The tournament is a
             group reward, which `collect` applies; an episode on its own has the item score.
@@ -55,8 +60,8 @@ class Rubric(ToolEnv):
         split: str = "train",
         task_options: Mapping[str, Any] | None = None,
         rubrics: Sequence[str] = ("task", "prescriptive"),
-        critic: ItemCheck | None = None,
-        compare: Compare | None = None,
+        critic: ItemCheck | Model | None = None,
+        compare: Compare | Model | None = None,
         grading: str = "items",
         tournament_weight: float = 0.5,
         opponents: int | None = None,
@@ -68,8 +73,8 @@ class Rubric(ToolEnv):
             tasks = _load(tasks, split, task_options or {})
         super().__init__(tasks=tasks, max_turns=1, render_mode=render_mode)
         self.rubrics, self.grading = tuple(rubrics), grading
-        self.critic: ItemCheck = critic or ProgramCritic()
-        self.compare, self.opponents, self.answer_of = compare, opponents, answer_of
+        self.critic, self.compare = item_check(critic), comparison(compare)
+        self.opponents, self.answer_of = opponents, answer_of
         if grading != "items":
             weight = tournament_weight if grading == "both" else 1.0
             self.group_rewards = GroupRewards(
@@ -130,6 +135,8 @@ class Rubric(ToolEnv):
 
 
 def _load(source: str, split: str, options: Mapping[str, Any]) -> TaskSet:
+    if source == "generated":
+        return GeneratedTasks(split=split, **options)
     if source != "rubric":
         return load_tasks(source, split=split, **options)
     if options:
@@ -137,7 +144,7 @@ def _load(source: str, split: str, options: Mapping[str, Any]) -> TaskSet:
     return shipped_tasks(split)
 
 
-def _check(rubrics: Sequence[str], critic: ItemCheck | None, grading: str, weight: float) -> None:
+def _check(rubrics: Sequence[str], critic: object, grading: str, weight: float) -> None:
     if not rubrics or set(rubrics) - set(RUBRICS):
         raise ValueError(f"rubrics are some of {list(RUBRICS)}, got {list(rubrics)}")
     if "core" in rubrics and critic is None:

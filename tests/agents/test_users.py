@@ -8,8 +8,9 @@ from palestra.agents.agent import Agent
 from palestra.agents.engines.base import SamplingParams
 from palestra.agents.engines.scripted import ScriptedEngine
 from palestra.agents.rollout import EnvPool, collect
-from palestra.agents.users import EngineChat, EngineUser
+from palestra.agents.users import EngineChat
 from palestra.envs.chat import Chat, write_warm_start
+from palestra.envs.chat.users import ModelUser
 from palestra.envs.rewards.judge import Judge
 from palestra.envs.rewards.protocol import JudgeError
 from palestra.envs.rewards.rubric import ITEM, Item, by_judge, by_probability
@@ -54,7 +55,7 @@ def test_a_simulated_user_talks_until_it_has_enough():
     env = Chat(
         tasks=[Task("t", ASK)],
         reward=lambda task, messages: float(len(messages) == 4),
-        user=EngineUser(EngineChat(ScriptedEngine(persona))),
+        user=EngineChat(ScriptedEngine(persona)),
     )
     env.reset(seed=0)
     first = env.step("<think>hidden</think><response>First answer.</response>")
@@ -64,7 +65,7 @@ def test_a_simulated_user_talks_until_it_has_enough():
 
 
 def test_a_lost_user_makes_the_episode_invalid():
-    user = EngineUser(EngineChat(ScriptedEngine(["x"], context_length=8)))
+    user = ModelUser(EngineChat(ScriptedEngine(["x"], context_length=8)))
     env = Chat(tasks=[Task("t", ASK)], reward=lambda task, messages: 1.0, user=user)
     env.reset(seed=0)
     assert "ContextOverflow" in env.step("<response>Hm.</response>")[4]["failure"].message
@@ -103,6 +104,17 @@ def test_verdicts_are_scored_by_the_engine():
     item = Item("kind", "Is kind.")
     yes, no = (asyncio.run(check(item, "Hello?", answer)) for answer in ("Dear you.", "Go."))
     assert no < 0.01 < 0.99 < yes
+
+
+def test_an_engine_given_as_critic_is_asked_for_the_likelihood_of_its_verdicts():
+    def critic(text):
+        return "Yes" if "Dear" in text else "No"
+
+    chat = EngineChat(ScriptedEngine(critic, probability=0.9))
+    env = Rubric(tasks=[TASK], rubrics=["task"], critic=chat)
+    for answer, least, most in (("Dear you.", 0.99, 1), ("Go.", 0, 0.01)):
+        env.reset(options={"task": TASK})
+        assert least < env.step(answer)[1] < most
 
 
 def test_an_engine_writes_warm_start_data(tmp_path):

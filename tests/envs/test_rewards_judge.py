@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import palestra
+from palestra.envs.chat import Chat
 from palestra.envs.rewards.cache import DiskCache
 from palestra.envs.rewards.endpoint import ChatEndpoint
 from palestra.envs.rewards.judge import (
@@ -23,6 +25,7 @@ from palestra.envs.rewards.judge import (
 )
 from palestra.envs.rewards.protocol import JudgeError
 from palestra.envs.rewards.thinking import answer_to_score
+from palestra.envs.rubric import Rubric
 from palestra.envs.types import Invalid, Message, Task
 
 TASK = Task("t", (Message("user", "Describe Rome."),), "A city.")
@@ -61,6 +64,17 @@ def test_the_score_is_scaled_to_the_unit_interval(url):
     assert grade.reward == pytest.approx(0.3) and grade.parts == {"score": 3.0}
     assert grade.correct is None
     assert judge(url, "judge", "").reward == 0.0  # a verdict of nought is a verdict
+
+
+def test_an_environment_takes_an_endpoint_as_plain_settings(url):
+    """As recipes, suites and the command line write them."""
+    env = palestra.make("palestra/Chat-v0", reward={"url": url, "model": "judge"}, template="plain")
+    env.reset(seed=0)
+    assert env.step("One two three.")[1] == 0.3
+    with pytest.raises(ValueError, match="given by url, model"):
+        Chat(user={"link": url})
+    with pytest.raises(ValueError, match="given by url, model"):
+        Rubric(critic={"link": url})
 
 
 def test_thoughts_can_be_kept_from_the_judge(url):

@@ -21,7 +21,9 @@ from palestra.envs.rubric import (
     write_critic_tasks,
 )
 from palestra.envs.rubric.checks import checker, prescriptive_items, verified_items
+from palestra.envs.rubric.generator import GeneratedTasks
 from palestra.envs.rubric.tasks import shipped_tasks
+from palestra.envs.tasks.base import check_disjoint
 from palestra.envs.types import Group, Invalid, Message, Outcome, Task
 from palestra.sandbox import shared_sandbox
 
@@ -281,6 +283,29 @@ def test_known_pairs_become_tasks_that_teach_the_critic_to_judge(tmp_path):
             for reply, reward in replies.items():
                 env.reset(options={"task": task})
                 assert env.step(reply)[1] == reward, reply
+
+
+def test_generated_tasks_are_like_the_shipped_ones_and_never_run_out():
+    train, heldout = (GeneratedTasks(split=split, size=300) for split in ("train", "heldout"))
+    assert [train[i].question for i in (7, 3)] == [GeneratedTasks()[i].question for i in (7, 3)]
+    assert len({task.question for task in train}) > 290
+    for one, other in ((train, heldout), (train, shipped_tasks("heldout"))):
+        check_disjoint(one, other)
+    check_disjoint(heldout, shipped_tasks("train"))
+    shapes = [
+        {task.metadata["rubric"][i]["name"] for task in tasks for i in range(5)}
+        for tasks in (train, shipped_tasks("train"))
+    ]
+    assert shapes[0] == shapes[1]
+    env = Rubric(tasks="generated", split="heldout", task_options={"size": 40, "seed": 1})
+    for task in env.tasks:
+        _, reward, _, _, info = ended_with(env, task, task.reference)
+        assert reward == 1.0 and info["correct"]
+
+
+def ended_with(env, task, action):
+    env.reset(options={"task": task})
+    return env.step(action)
 
 
 def test_shipped_splits_share_no_prompt():

@@ -32,10 +32,10 @@ class Letters(ToolEnv):
 register("tests/Letters-v0", Letters)
 
 
-def save_model(folder: Path) -> Path:
+def save_model(folder: Path, context_length: int = 256) -> Path:
     from fakes import tiny_model, tiny_tokenizer
 
-    tiny_model("qwen3").save_pretrained(folder)
+    tiny_model("qwen3", context_length=context_length).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
 

@@ -13,8 +13,9 @@ import torch
 from letters import same
 
 from palestra.agents.runlog import read_groups, read_metrics, trajectory_files
+from palestra.envs.types import StopReason
 from palestra.trainers.checkpoint import latest_checkpoint
-from palestra.trainers.config import LearnerConfig, TrainConfig
+from palestra.trainers.config import EnvConfig, LearnerConfig, SamplingConfig, TrainConfig
 from palestra.trainers.online import train
 
 SCRIPT = Path(letters.__file__)
@@ -94,6 +95,36 @@ def test_a_run_learns_and_keeps_its_promises(model, tmp_path):
         assert (folder / name).exists()
     with pytest.raises(FileExistsError):
         train(config, folder)
+
+
+def test_the_policy_is_its_own_critic_in_training(tmp_path):
+    """It says how likely its verdicts are; held out, programs have the word."""
+    model = letters.save_model(tmp_path / "model", context_length=2048)
+    env = EnvConfig(
+        "palestra/Rubric-v0",
+        options={"rubrics": ["core"]},
+        policy_as=("critic",),
+        heldout={"split": "heldout", "rubrics": ["task"], "critic": None},
+    )
+    config = letters.config(
+        model,
+        env=env,
+        algorithm="grpo",
+        algorithm_options={},
+        sampling=SamplingConfig(max_tokens=400),
+        steps=1,
+        prompts_per_step=2,
+        save_episodes_every=1,
+    )
+    folder = train(config, tmp_path / "run")
+    for path in trajectory_files(folder).values():
+        played = [t for g in read_groups(path) for t in g.trajectories]
+        judged = [t for t in played if t.stop_reason is StopReason.COMPLETED]
+        assert judged and all(0 < t.reward < 1 for t in judged)
+        assert len({t.reward for t in judged}) == len(judged)  # likelihoods, not verdicts
+    assert read_metrics(folder)[0]["eval/score"] == 0  # noise has no chance there
+    with pytest.raises(ValueError, match="in options and in policy_as: critic"):
+        EnvConfig(options={"critic": None}, policy_as=("critic",))
 
 
 def test_another_configuration_is_not_resumed(model, tmp_path):
