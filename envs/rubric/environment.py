@@ -10,10 +10,11 @@ comparisons is not published: the win rate is our choice.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from ..core import ToolEnv
-from ..episode import Grade
+from ..episode import Ask, Grade
 from ..rewards.endpoint import Model
 from ..rewards.group import GroupRewards, Values, final_text
 from ..rewards.rubric import CORE, Item, ItemCheck, explicit_score
@@ -23,6 +24,7 @@ from ..types import Group, Invalid, Message, Task
 from .checks import prescriptive_items, verified_items
 from .critics import check_items, compared_by_items, comparison, item_check
 from .generator import GeneratedTasks
+from .report import policy_report
 from .tasks import shipped_tasks
 
 GRADING = ("items", "tournament", "both")
@@ -51,6 +53,8 @@ class Rubric(ToolEnv):
         tournament_weight: of the win rate with "both", in [0, 1].
         opponents: per reply in the tournament; None for all against all.
         answer_of: what of a reply is judged, such as `answer_to_score` to leave thoughts out.
+        known_pairs: pairs of a task's reference and another's on which evaluations measure the
+            policy as a critic (see `policy_report`); 0 for no such measure.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Rubric(ToolEnv):
         tournament_weight: float = 0.5,
         opponents: int | None = None,
         answer_of: Callable[[str], str] = str,
+        known_pairs: int = 0,
         render_mode: str | None = None,
     ) -> None:
         _check(rubrics, critic, grading, tournament_weight)
@@ -74,7 +79,7 @@ class Rubric(ToolEnv):
         super().__init__(tasks=tasks, max_turns=1, render_mode=render_mode)
         self.rubrics, self.grading = tuple(rubrics), grading
         self.critic, self.compare = item_check(critic), comparison(compare)
-        self.opponents, self.answer_of = opponents, answer_of
+        self.opponents, self.answer_of, self.known_pairs = opponents, answer_of, known_pairs
         if grading != "items":
             weight = tournament_weight if grading == "both" else 1.0
             self.group_rewards = GroupRewards(
@@ -83,6 +88,13 @@ class Rubric(ToolEnv):
 
     def oracle(self, task: Task) -> Sequence[str]:
         return (task.reference,) if task.reference else ()
+
+    async def measure(self, ask: Ask) -> dict[str, float]:
+        known = [(t.question, t.reference) for t in islice(self.tasks, 2 * self.known_pairs)]
+        # The other half's references, which answer other requests, are the wrong answers.
+        wrong = [answer for _, answer in known[self.known_pairs :]]
+        triples = [(*pair, other) for pair, other in zip(known, wrong, strict=False) if all(pair)]
+        return await policy_report(ask, triples) if triples else {}
 
     def items(self, task: Task) -> tuple[Item, ...]:
         """The items that count for a task.

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from ..rewards.tournament import Compare, Comparison, compare_both_orders
-from ..types import Invalid
+from ..episode import Ask
+from ..rewards.tournament import (
+    Compare,
+    Comparison,
+    compare_both_orders,
+    compared_by_probability,
+    critic_accuracy,
+)
+from ..types import Invalid, Message
+from .refinement import Triple
 
 Hack = Callable[[str], str]
 
@@ -85,6 +94,35 @@ async def critic_report(
         },
         invalid=1 - answered / asked,
     )
+
+
+async def policy_report(ask: Ask, triples: Sequence[Triple]) -> dict[str, float]:
+    """How a policy does as a critic, by the likelihood of its verdicts on known pairs.
+
+    Args:
+        ask: how likely the policy gives each of some replies; see `ChatEnv.measure`.
+        triples: (question, a right answer, a wrong one).
+
+    Returns:
+        `critic accuracy`, `critic position bias` and `critic inconsistent` as `critic_accuracy`
+        has them, and `fooled by X` for each probe of `HACKS`, on the right answers.
+
+    Raises:
+        ValueError: there are no triples, or none got a verdict.
+    """
+
+    async def logprobs(messages: Sequence[Message], verdicts: Sequence[str]) -> Sequence[float]:
+        return [math.log(p) if p else -math.inf for p in await ask(messages, verdicts)]
+
+    compare = compared_by_probability(logprobs)
+    known = await critic_accuracy(compare, triples)
+    probes = await critic_report(compare, triples, repeats=2)
+    return {
+        "critic accuracy": known["accuracy"],
+        "critic position bias": known["position_bias"],
+        "critic inconsistent": known["inconsistent"],
+        **{f"fooled by {name}": value for name, value in probes.hacks.items()},
+    }
 
 
 async def _repeated(

@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import re
 
 import pytest
 
@@ -238,6 +239,32 @@ def test_the_report_finds_planted_faults_in_critics():
     assert poor.position_bias > 0.1 and poor.inconsistent > 0
     assert poor.self_consistency < 1 and poor.invalid > 0
     assert poor.hacks["padding"] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("likes", "accuracy", "bias", "praise"),
+    [
+        pytest.param(lambda first, second: 0.9 if "ok" in first else 0.1, 1, 0, 0.5, id="right"),
+        pytest.param(lambda first, second: 0.8, 0.5, 0.6, 0.5, id="the first"),
+        pytest.param(lambda f, s: 0.5 + 0.4 * (len(f) > len(s)), 1, 0.4, 0.7, id="the longer"),
+    ],
+)
+def test_a_policy_is_measured_as_a_critic(likes, accuracy, bias, praise):
+    """By what it finds likely; the last two tasks' references are the wrong answers."""
+
+    async def ask(messages, replies):
+        first, second = re.findall(r"<answer-\w-\w+>\n(.*)\n", messages[-1].content)
+        p = likes(first, second)
+        return [p, 1 - p]
+
+    rubric = {"rubric": ROWS}
+    rows = [("one", "it is ok"), ("two", "this is ok"), ("three", "x"), ("four", "x")]
+    tasks = [Task(q, (Message("user", q),), a, metadata=rubric) for q, a in rows]
+    found = run(Rubric(tasks=tasks, known_pairs=2).measure(ask))
+    assert found["critic accuracy"] == accuracy
+    assert found["critic position bias"] == pytest.approx(bias)
+    assert found["fooled by praise"] == pytest.approx(praise)
+    assert run(Rubric(tasks=tasks).measure(ask)) == {}
 
 
 def test_verifiable_groups_measure_the_critic():

@@ -104,7 +104,7 @@ def test_the_policy_is_its_own_critic_in_training(tmp_path):
         "palestra/Rubric-v0",
         options={"rubrics": ["core"]},
         policy_as=("critic",),
-        heldout={"split": "heldout", "rubrics": ["task"], "critic": None},
+        heldout={"split": "heldout", "rubrics": ["task"], "critic": None, "known_pairs": 2},
     )
     config = letters.config(
         model,
@@ -122,7 +122,9 @@ def test_the_policy_is_its_own_critic_in_training(tmp_path):
         judged = [t for t in played if t.stop_reason is StopReason.COMPLETED]
         assert judged and all(0 < t.reward < 1 for t in judged)
         assert len({t.reward for t in judged}) == len(judged)  # likelihoods, not verdicts
-    assert read_metrics(folder)[0]["eval/score"] == 0  # noise has no chance there
+    held_out = read_metrics(folder)[0]
+    assert held_out["eval/score"] == 0  # noise has no chance there
+    assert 0 <= held_out["eval/critic accuracy"] <= 1
     with pytest.raises(ValueError, match="in options and in policy_as: critic"):
         EnvConfig(options={"critic": None}, policy_as=("critic",))
 
