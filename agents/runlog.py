@@ -73,6 +73,11 @@ class RunLog:
         write_json(path / "config.json", _without_secrets(config))  # last: marks a started run
         return cls(path)
 
+    def discard(self) -> None:
+        """Close the run and remove its folder."""
+        self.close()
+        shutil.rmtree(self.folder)
+
     @classmethod
     def resume(cls, folder: str | os.PathLike[str]) -> Self:
         """Go on in a folder that `create` made; cut a torn last line off `metrics.jsonl`.

@@ -67,7 +67,7 @@ def train(
 async def run(config: TrainConfig, folder: Path, resume: bool, on_step: OnStep) -> Path:
     """The loop."""
     with open_log(config, folder, resume) as log:
-        trainer = Trainer(config, log)
+        trainer = begin(config, log, resume)
         async with trainer.engine, aclosing(trainer):
             await trainer.start()
             if trainer.step == 0:
@@ -107,6 +107,16 @@ def open_log(config: TrainConfig, folder: Path, resume: bool) -> RunLog:
             f"differ from its config.json; start a new run instead"
         )
     return log
+
+
+def begin(config: TrainConfig, log: RunLog, resume: bool) -> Trainer:
+    """The trainer of a run; a new run that cannot even be set up leaves no folder behind."""
+    try:
+        return Trainer(config, log)
+    except Exception:
+        if not resume:
+            log.discard()
+        raise
 
 
 class Trainer:

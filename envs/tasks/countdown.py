@@ -94,18 +94,13 @@ class CountdownTasks(TaskSet):
                 f"use more or larger numbers, a wider target, or more operations"
             )
         numbers, solution = drawn
-        return Task(
+        return countdown_task(
+            numbers,
+            solution.value,
             id=f"{self.name}/{self.split}/{self.seed}/{index}",
-            prompt=(Message("user", self._question(numbers, solution.value)),),
-            reference=solution.text,
             split=self.split,
-            difficulty=float(len(numbers)),
-            metadata={
-                "grader": GRADER,
-                "numbers": numbers,
-                "target": solution.value,
-                "operations": self.operations,
-            },
+            operations=self.operations,
+            solution=solution.text,
         )
 
     def _draw(self, rng: random.Random) -> tuple[list[int], _Part] | None:
@@ -123,14 +118,37 @@ class CountdownTasks(TaskSet):
         low, high = self.target
         return (numbers, parts[0]) if low <= parts[0].value <= high else None
 
-    def _question(self, numbers: Sequence[int], target: int) -> str:
-        signs = ", ".join(self.operations[:-1])
-        allowed = f"{signs} and {self.operations[-1]}" if signs else self.operations
-        return (
-            f"Use each of the numbers {', '.join(map(str, numbers[:-1]))} and {numbers[-1]} "
-            f"exactly once to make {target}. Combine them with {allowed}, and parentheses where "
-            f"needed. The answer is the expression."
-        )
+
+def countdown_task(
+    numbers: Sequence[int],
+    target: int,
+    *,
+    id: str,
+    split: str,
+    operations: str = OPERATIONS,
+    solution: str = "",
+) -> Task:
+    """The task of making `target` from `numbers`, each used once; see `CountdownTasks`."""
+    signs = ", ".join(operations[:-1])
+    allowed = f"{signs} and {operations[-1]}" if signs else operations
+    question = (
+        f"Use each of the numbers {', '.join(map(str, numbers[:-1]))} and {numbers[-1]} "
+        f"exactly once to make {target}. Combine them with {allowed}, and parentheses where "
+        f"needed. The answer is the expression."
+    )
+    return Task(
+        id=id,
+        prompt=(Message("user", question),),
+        reference=solution,
+        split=split,
+        difficulty=float(len(numbers)),
+        metadata={
+            "grader": GRADER,
+            "numbers": list(numbers),
+            "target": target,
+            "operations": operations,
+        },
+    )
 
 
 def _combine(left: _Part, right: _Part, sign: str) -> _Part | None:

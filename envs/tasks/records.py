@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from ..rewards.extraction import last_boxed
 from ..types import Message, Role, Task
+from .countdown import countdown_task
 
 PROMPT_KEYS = ("prompt", "messages", "question", "problem")
 # The most specific name first: a verl row may have an `answer` beside its ground truth.
@@ -45,6 +46,8 @@ class RowFormat:
         """
         if not isinstance(row, Mapping):
             raise ValueError(f"{where}: expected a JSON object, got {type(row).__name__}")
+        if self.prompt_key is None and {"nums", "target"} <= set(row):
+            return _countdown(row, where, task_id, split)
         prompt_key, prompt = _find(row, self.prompt_key, PROMPT_KEYS, "prompt", where)
         metadata = {k: v for k, v in row.items() if k not in (prompt_key, "id", "difficulty")}
         reference = ""
@@ -63,6 +66,17 @@ class RowFormat:
             difficulty=_difficulty(row),
             metadata=json.loads(json.dumps(metadata, default=str)),
         )
+
+
+def _countdown(row: Row, where: str, task_id: str, split: str) -> Task:
+    """A row of a Countdown file: the numbers `nums`, and the `target` to make of them."""
+    numbers, target = list(row["nums"]), row["target"]
+    if len(numbers) < 2 or not all(type(n) is int and n > 0 for n in (*numbers, target)):
+        raise ValueError(
+            f"{where}: a Countdown row has two or more positive numbers as 'nums' and one as "
+            f"'target', got {row['nums']!r} and {target!r}"
+        )
+    return countdown_task(numbers, target, id=str(row.get("id") or task_id), split=split)
 
 
 def _lookup(row: Row, key: str) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from palestra.envs.math_code import MathCode
 from palestra.envs.tasks import check_disjoint, load_tasks
 
 DATA = Path(__file__).parent / "data"
@@ -95,6 +96,16 @@ def test_math_rows(tmp_path):
     assert one(tmp_path, {"problem": "1+1?", "solution": " 2 "}).reference == "2"
 
 
+def test_countdown_rows(tmp_path):
+    """As in the sets of 3 and 4 numbers that are usually trained on: no question, no answer."""
+    task = one(tmp_path, {"target": 98, "nums": [44, 19, 35]})
+    assert task.question.startswith("Use each of the numbers 44, 19 and 35 exactly once to make 98")
+    env = MathCode(tasks=[task])
+    for answer, reward in (("44 + 19 + 35", 1.0), ("44 + 54", 0.0)):
+        env.reset(options={"task": task})
+        assert env.step(f"\\boxed{{{answer}}}")[1] == reward
+
+
 def test_a_long_solution_without_a_box_is_no_reference(tmp_path):
     for solution in ("First this.\nThen that.", "x" * 400):
         with pytest.raises(ValueError, match=r"rows\.jsonl:1: no .*boxed.*answer_key"):
@@ -125,6 +136,8 @@ BAD = [
         '{"prompt": [{"role": "assistant", "content": "2"}], "answer": "2"}',
         r"rows\.jsonl:2: .*end with the assistant's reply",
     ),
+    ('{"nums": [3], "target": 3}', r"rows\.jsonl:2: a Countdown row has two or more"),
+    ('{"nums": [3, "4"], "target": 7}', r"rows\.jsonl:2: a Countdown row .*got \[3, '4'\] and 7"),
     ("[1, 2]", r"rows\.jsonl:2: expected a JSON object, got list"),
     ('{"question": "1+', r"rows\.jsonl:2: expected one JSON object a line"),
 ]

@@ -138,6 +138,17 @@ def test_another_configuration_is_not_resumed(model, tmp_path):
     assert [r["step"] for r in read_metrics(tmp_path / "run")] == [0, 1, 2]
 
 
+def test_a_run_that_cannot_be_set_up_leaves_nothing(model, tmp_path):
+    wrong = letters.config(model, env=EnvConfig("palestra/MathCode-v0", options={"tusks": 1}))
+    with pytest.raises(ValueError, match="tusks"):
+        train(wrong, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    train(letters.config(model, steps=1), tmp_path / "run")
+    with pytest.raises(ValueError, match="differ"):
+        train(wrong, tmp_path / "run", resume=True)
+    assert [r["step"] for r in read_metrics(tmp_path / "run")] == [0, 1]
+
+
 def test_what_cannot_work_is_refused():
     with pytest.raises(ValueError, match="group_size must be at least 2"):
         TrainConfig(group_size=1)
