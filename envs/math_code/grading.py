@@ -37,8 +37,7 @@ def _solves(answer: str | None, task: Task) -> bool:
 async def _scores_in_full(text: str, task: Task) -> bool | Invalid:
     """The family's scorer gives all; or the reference is a number, and the answer is that one.
 
-    Scorers compare numbers as text, and refuse 1,234 for 1234. Only numbers are compared by
-    value: to a computer algebra system other texts are products of letters, in any order.
+    Scorers compare numbers as text, and refuse 1,234 for 1234.
     """
     if isinstance(parse_value(normalise(task.reference)), Scalar):
         verdict = await agrade_math(text, task.reference)

@@ -1,8 +1,9 @@
 """Grade a mathematical answer against a reference.
 
-Three steps, each only when the one before is undecided: the same text, the same number by
-exact arithmetic (`rationals.py`, microseconds), and math-verify (Hugging Face, the field's
-usual grader) in a worker process with a hard limit (`verifier.py`, milliseconds).
+Four steps, each only when the one before is undecided: the same text, the same number by
+exact arithmetic (`rationals.py`, microseconds), what counts as it is written (`written.py`), and
+math-verify (Hugging Face, the field's usual grader) in a worker process with a hard limit
+(`verifier.py`, milliseconds).
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from ..types import Invalid
 from .extraction import DEFAULT_FORMATS, extract_answer, last_boxed
 from .rationals import MAX_LENGTH, normalise, parse_value, same_value
 from .verifier import Verdict, VerifierError, VerifierPool, default_pool
+from .written import as_written
 
-Method = Literal["exact", "rational", "math-verify", "none"]
+Method = Literal["exact", "rational", "written", "math-verify", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,8 @@ def _grade_cheaply(text: str, reference: str, formats: Sequence[str]) -> MathGra
         verdict = same_value(gold_value, answer_value)
         if verdict is not None:
             return MathGrade(verdict, extracted, "rational")
-    return MathGrade(False, extracted, "none")
+    verdict = as_written(answer, gold)
+    return MathGrade(bool(verdict), extracted, "none" if verdict is None else "written")
 
 
 def _worth_asking(extracted: str | None) -> bool:

@@ -24,8 +24,8 @@ _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "*
 _NUM = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]*)?|[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 _ARG = rf"(?:\{{\s*[+-]?\s*{_NUM}\s*\}}|[0-9])"
 _TEXT = r"\\(?:text|textrm|textbf|mathrm|mbox)\s*\{\s*[A-Za-z]+(?: [A-Za-z]+){0,3}\.?\s*\}"
-_SCALAR = re.compile(
-    rf"""\s*(?P<sign>[+-]?)\s*(?P<currency>[$€£¥]?)\s*(?P<sign2>[+-]?)\s*
+# A number without its sign and unit, for patterns in verbose form.
+NUMBER = rf"""
     (?:
         (?:(?P<whole>[0-9]+)\s*)?\\frac\s*(?P<top>{_ARG})\s*(?P<bottom>{_ARG})
       | (?:(?P<whole2>[0-9]+)\s+)?(?P<left>{_NUM})\s*/\s*(?P<right>[+-]?{_NUM})
@@ -35,6 +35,10 @@ _SCALAR = re.compile(
             (?: \{{\s*(?P<power>[+-]?[0-9]{{1,3}})\s*\}} | (?P<power2>[+-]?[0-9]{{1,3}}) )
         )?
     )
+"""
+_SCALAR = re.compile(
+    rf"""\s*(?P<sign>[+-]?)\s*(?P<currency>[$€£¥]?)\s*(?P<sign2>[+-]?)\s*
+    {NUMBER}
     \s*(?P<unit>%|percent|°|\^\s*\\circ|\^\s*\{{\s*\\circ\s*\}}
         |(?:{_TEXT}|[A-Za-z]+(?:\ [A-Za-z]+){{0,3}})(?:\s*\^\s*(?:[23]|\{{[23]\}}))?)?\s*""",
     re.VERBOSE,
@@ -51,6 +55,29 @@ yards years
 _UNITS = frozenset(_UNIT_WORDS.split())
 # These may be variables, so they count as units inside \\text{...} only.
 _SHORT_UNITS = frozenset(("m", "g", "s", "h", "l", "ft", "in", "lb", "lbs", "oz", "hr", "min"))
+# One name for each measure; two different ones are two different answers.
+_MEASURES = {
+    "centimeters": "cm centimetres",
+    "millimeters": "mm",
+    "meters": "m metres",
+    "kilometers": "km kilometres",
+    "inches": "in",
+    "feet": "ft",
+    "yards": "",
+    "miles": "",
+    "grams": "g",
+    "kilograms": "kg",
+    "ounces": "oz",
+    "pounds": "lb lbs",
+    "milliliters": "ml",
+    "liters": "l litres",
+    "gallons": "",
+    "seconds": "s",
+    "minutes": "min",
+    "hours": "h hr",
+    **dict.fromkeys(("days", "weeks", "months", "years", "mph", "kmh", "$", "euros"), ""),
+}
+_CANONICAL = {name: measure for measure, names in _MEASURES.items() for name in names.split()}
 _SINGULAR = {"foot": "feet", "inch": "inches", "person": "people", "child": "children"}
 _BRACKETS = {"(": ")", "[": "]", "\\{": "\\}", "{": "}"}
 
@@ -169,23 +196,25 @@ def _unit(text: str, currency: str) -> str | None:
         short = in_text and name in _SHORT_UNITS
         if name not in _UNITS and not short and name not in ("2", "3"):
             return None
-        names.append({"dollars": "$", "usd": "$"}.get(name, name))
-    return " ".join(names)
+        names.append({"dollars": "$", "usd": "$"}.get(name, _CANONICAL.get(name, name)))
+    power = {"square": "2", "cubic": "3"}.get(names[0] if len(names) == 2 else "")
+    return f"{names[1]} {power}" if power else " ".join(names)
 
 
 def same(left: Scalar, right: Scalar) -> bool | None:
     """Whether two numbers are equal; None when convention, not arithmetic, decides.
 
     50% is both 50 and 0.5. Left to convention: per cent against any other number, two
-    different units, and values so close that one may be a rounding of the other (unless both
-    are integers).
+    different things that are counted, and values so close that one may be a rounding of the
+    other (unless both are integers). Different measures, as feet and inches, are not equal.
     """
     a, b = left.value, right.value
     if left.percent != right.percent:
         share, plain = (a, b) if left.percent else (b, a)
         return True if plain in (share, share / 100) else None
     if left.unit and right.unit and left.unit != right.unit:
-        return None
+        measures = {*left.unit.split(), *right.unit.split()} <= {*_MEASURES, "2", "3"}
+        return False if measures else None
     if a == b:
         return True
     if a.denominator == b.denominator == 1:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import signal
 import time
 import warnings
@@ -323,3 +324,15 @@ def test_limits_may_come_from_a_recipe(sandbox):
     env.close()
     with pytest.raises(ValueError, match=r"no limits \['wall'\]; there are wall_s"):
         palestra.make("palestra/MathCode-v0", limits={"wall": 1})
+
+
+@pytest.mark.parametrize("source", ["arithmetic", "rg:chain_sum"])
+def test_the_question_is_no_answer(source):
+    """To be worked out by the agent, not by the grader."""
+    env = palestra.make("palestra/MathCode-v0", tasks=source).unwrapped
+    for index in range(5):
+        observation, _ = env.reset(options={"task": index})
+        asked = re.search(r"\d[-+*\d ]*\d", observation[-1].content)[0]
+        assert env.step(rf"\boxed{{{asked}}}")[1] == 0.0
+        env.reset(options={"task": index})
+        assert env.step(rf"\boxed{{{asked} = {env.task.reference}}}")[1] == 1.0
