@@ -5,7 +5,8 @@
     palestra.make("palestra/Rubric-v0", critic=chat)   # the policy as critic
     await write_warm_start("warm.jsonl", tasks, chat.reply)
 
-The engine may be the policy's own: its version is then part of what verdicts are kept by.
+The engine may be the policy's own: its version is then part of what verdicts are kept by, and
+no other run finds them, since version 3 of this run is not version 3 of that.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
+from uuid import uuid4
 
 from ..envs.rewards.endpoint import ModelReply
 from ..envs.rewards.protocol import JudgeError
@@ -35,12 +37,17 @@ class EngineChat:
         self.engine = engine
         self.sampling = sampling or SamplingParams()
         self._renderer = Renderer(engine.tokenizer)
+        self._token = uuid4().hex  # engines do not say which weights they hold
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The engine, the version of its weights, and the sampling."""
+        """The engine, the version of its weights, and the sampling; different for each object.
+
+        A cache on disk therefore never gives one run's verdicts to another.
+        """
         return {
             "engine": self.engine.name,
+            "token": self._token,
             "policy_version": self.engine.policy_version,
             "sampling": asdict(self.sampling),
         }

@@ -34,7 +34,7 @@ ZERO = (
 )
 TEMPLATES = {"zero": ZERO, "plain": ""}
 EMBEDDED = {"embedded": None, "embedded:0": 0, "embedded:1": 1}  # and the half it is fitted to
-_CUT = "</think>"
+_THINK, _CUT = "<think>", "</think>"
 
 
 class Chat(ToolEnv):
@@ -62,8 +62,9 @@ class Chat(ToolEnv):
             warm start; or "plain": no instruction, the whole reply is the answer but for
             native thoughts up to a `</think>`.
         strict: without both tags there is no answer, and `[NULL]` is scored, as in the
-            paper's code. False scores a reply without tags as a whole, thoughts included,
-            which a policy learns to exploit: leave the tags out and ramble. Do not train so.
+            paper's code; with "plain", where thoughts are opened and not closed. False scores
+            such a reply as a whole, thoughts included, which a policy learns to exploit: leave
+            the tags out and ramble. Do not train so.
         user: for conversations of several turns: (messages) -> the user's next text, or None
             to end, plain or async. "scripted" is one that ships; a model plays a person (see
             `ModelUser`). None: a single turn.
@@ -115,7 +116,8 @@ class Chat(ToolEnv):
     def answer(self, text: str) -> str:
         """What of a reply is judged and shown to the user; `[NULL]` where there is nothing."""
         if self.template == "plain":
-            return text.rpartition(_CUT)[2].strip()
+            said = text.rpartition(_CUT)[2]
+            return NULL_ANSWER if self.strict and _THINK in said else said.strip()
         return answer_to_score(text, strict=self.strict)
 
     async def respond(self, action: Message) -> Reply:
@@ -126,10 +128,14 @@ class Chat(ToolEnv):
         return await super().respond(action)
 
     def shown(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """The conversation as the user and the reward see it."""
+        """The conversation as the user and the reward see it.
+
+        Assistant turns of the task's own prompt are no replies and stand as they are.
+        """
+        opening = len(self.begin(self.task))
         return tuple(
-            replace(m, content=self.answer(m.content)) if m.role == "assistant" else m
-            for m in messages
+            replace(m, content=self.answer(m.content)) if m.role == "assistant" and own else m
+            for m, own in ((m, i >= opening) for i, m in enumerate(messages))
             if m.role in ("user", "assistant")
         )
 
@@ -150,7 +156,8 @@ class Chat(ToolEnv):
 def measures(task: Task, shown: Sequence[Message]) -> dict[str, float]:
     """Plain measures of the last answer, kept beside the reward and never paid."""
     answer = shown[-1].content
-    answers = [m.content for m in shown if m.role == "assistant"]
+    given = sum(m.role == "assistant" for m in task.prompt)
+    answers = [m.content for m in shown if m.role == "assistant"][given:]
     asked = next((m.content for m in reversed(shown) if m.role == "user"), "")
     found = [] if answer == NULL_ANSWER else words(answer)
     parts = {}

@@ -33,9 +33,9 @@ class ScriptedUser:
 
 
 PERSONA = (
-    "You play a person who talks with an assistant. Given the conversation so far, write what the "
-    "person says next: one or two sentences, a follow-up that fits. Write [END] and nothing else "
-    "if the person has what they need."
+    "You play a person who talks with an assistant. Given the conversation so far, each turn "
+    "between marks of its own, write what the person says next: one or two sentences, a follow-up "
+    "that fits, without marks. Write [END] and nothing else if the person has what they need."
 )
 
 

@@ -49,6 +49,12 @@ class Controller(ABC):
         if self.levels < 1:
             raise ValueError(f"a curriculum needs at least one level, got {self.levels}")
 
+    def _need(self, *conditions: tuple[bool, str]) -> None:
+        """Refuse settings under which the rule cannot work."""
+        for holds, what in conditions:
+            if not holds:
+                raise ValueError(f"a {type(self).__name__} needs {what}, got {self}")
+
     @abstractmethod
     def sample(self, random: np.random.Generator) -> int:
         """The level of the next task."""
@@ -65,7 +71,9 @@ class Controller(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything that it remembers, as plain JSON values."""
         assert is_dataclass(self)
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        state = {field.name: getattr(self, field.name) for field in fields(self)}
+        # A kept state must not change when the controller goes on.
+        return {k: list(v) if isinstance(v, list) else v for k, v in state.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`.

@@ -41,6 +41,14 @@ class Bands(Controller):
     level: int = 0
     scores: list[float] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._need(
+            (self.low <= self.high, "low <= high"),
+            (self.last_k >= 1, "last_k >= 1"),
+            (0 <= self.level < self.levels, "a level below levels"),
+        )
+
     def sample(self, random: np.random.Generator) -> int:
         return self.level
 
@@ -76,6 +84,14 @@ class Window(Controller):
     threshold: float = 0.9
     frontier: int = 0
     counted: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._need(
+            (self.width >= 1, "width >= 1"),
+            (self.prompts >= 1, "prompts >= 1"),
+            (0 <= self.frontier < self.levels, "a frontier below levels"),
+        )
 
     def sample(self, random: np.random.Generator) -> int:
         return int(random.integers(self._lowest, self.frontier + 1))
@@ -113,6 +129,13 @@ class AdaRFT(Controller):
     eta: float = 2.0
     target: float = 0.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._need(
+            (self.alpha > 0 and self.eta > 0, "alpha > 0 and eta > 0"),
+            (0 <= self.target <= 100, "a target in 0..100"),
+        )
+
     def sample(self, random: np.random.Generator) -> int:
         # Between two levels, in proportion: with few levels "the nearest" would jump.
         below = int(self.difficulty)
@@ -147,6 +170,11 @@ class Bandit(Controller):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.values = self.values or [1.0] * self.levels
+        self._need(
+            (0 < self.learning_rate <= 1, "a learning_rate in (0, 1]"),
+            (self.temperature > 0, "temperature > 0"),
+            (len(self.values) == self.levels, "one value per level"),
+        )
 
     def sample(self, random: np.random.Generator) -> int:
         return int(random.choice(self.levels, p=self._shares))
@@ -192,6 +220,12 @@ class Replay(Controller):
         super().__post_init__()
         self.scores = self.scores or [None] * self.levels
         self.played = self.played or [0] * self.levels
+        self._need(
+            (0 <= self.replay <= 1, "replay in 0..1"),
+            (self.temperature > 0, "temperature > 0"),
+            (0 <= self.staleness <= 1, "staleness in 0..1"),
+            (len(self.scores) == len(self.played) == self.levels, "one score per level"),
+        )
 
     def sample(self, random: np.random.Generator) -> int:
         unseen = [level for level, score in enumerate(self.scores) if score is None]
@@ -249,7 +283,7 @@ def make_controller(name: str, levels: int, **options: Any) -> Controller:
     """A controller by its name in `CONTROLLERS`; `options` are its dataclass fields.
 
     Raises:
-        ValueError: unknown name (the nearest is told) or option.
+        ValueError: unknown name (the nearest is told) or option, or one that cannot work.
     """
     if name not in CONTROLLERS:
         near = get_close_matches(name, CONTROLLERS, 1, 0.4)

@@ -66,6 +66,9 @@ def otc_rewards(
 ) -> list[float]:
     """OTC-GRPO over the answers to one problem: alpha * r_tool(m_i, n) * score_i.
 
+    The product is made for scores from 0 up. A negative score is not scaled by r_tool, which
+    would lower the penalty of a wrong answer with every further call.
+
     n is the fewest calls among the right answers; where none is right every product is that
     of a wrong answer, so n is taken as the fewest calls of all.
 
@@ -77,7 +80,7 @@ def otc_rewards(
     right = [m for m, score in zip(calls, scores, strict=True) if score >= correct_from]
     optimum = min(right or calls, default=0)
     return [
-        alpha * optimal_calls(m, optimum, smooth=smooth) * score
+        alpha * (optimal_calls(m, optimum, smooth=smooth) if score > 0 else 1.0) * score
         for m, score in zip(calls, scores, strict=True)
     ]
 

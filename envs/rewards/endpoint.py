@@ -57,7 +57,10 @@ class ChatModel(Protocol):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What its answers depend on, as JSON values: a part of every cache key."""
+        """What its answers depend on, as JSON values: a part of every cache key.
+
+        Two models that may answer differently must not share one, in this run or a later one.
+        """
         ...
 
     async def complete(
@@ -151,7 +154,9 @@ class ChatEndpoint:
 
     @property
     def identity(self) -> Mapping[str, Any]:
+        """The server, the model and the sampling; a server is taken to keep its weights."""
         return {
+            "url": self.url,
             "model": self.model,
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,

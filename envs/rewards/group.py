@@ -12,6 +12,7 @@ removing one changes no sibling's value.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ class GroupRewards:
 
     reward' = base * reward + sum_k weights[k] * value_k. A value without a weight is recorded
     as a part, not counted. `base=0` lets a group reward take the place of the task's.
-    A member whose value is `Invalid` becomes invalid.
+    A member whose value is `Invalid`, or not a finite number, becomes invalid.
     """
 
     rewards: Mapping[str, GroupReward]
@@ -73,8 +74,8 @@ class GroupRewards:
             return trajectory
         parts = dict(trajectory.reward_parts)
         for name, value in values.items():
-            if value is None or isinstance(value, Invalid):
-                failure = value or Invalid("verifier", "no value for a valid member")
+            if value is None or isinstance(value, Invalid) or not math.isfinite(value):
+                failure = _failure(value)
                 failure = Invalid(failure.kind, f"{name}: {failure.message}")
                 return replace(
                     trajectory,
@@ -86,6 +87,14 @@ class GroupRewards:
             parts[name] = value
         extra = sum(weight * parts[name] for name, weight in self.weights.items())
         return replace(trajectory, reward=self.base * trajectory.reward + extra, reward_parts=parts)
+
+
+def _failure(value: float | Invalid | None) -> Invalid:
+    if isinstance(value, Invalid):
+        return value
+    if value is None:
+        return Invalid("verifier", "no value for a valid member")
+    return Invalid("verifier", f"the value is {value}, not a finite number")
 
 
 def final_text(trajectory: Trajectory) -> str:

@@ -54,11 +54,14 @@ class JudgePrompt:
         Raises:
             KeyError: the template names a field that is not given.
         """
-        # A mark made from the content: whoever writes the content cannot contain it.
-        content = json.dumps(fields, sort_keys=True).encode("utf-8", "surrogatepass")
-        mark = hashlib.sha256(content).hexdigest()[:12]
-        text = Template(self.template).substitute(fields, mark=mark)
+        text = Template(self.template).substitute(fields, mark=_mark(fields))
         return Message("system", self.system), Message("user", text)
+
+
+def _mark(content: object) -> str:
+    """A mark made from the content: whoever writes the content cannot contain it."""
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 QUALITY = JudgePrompt(
@@ -157,12 +160,17 @@ def _unclear(reason: str, text: str) -> Invalid:
 
 
 def transcript(messages: Sequence[Message], answer_of: Callable[[str], str] = str) -> str:
-    """What users and the assistant said, as text; a single question stands alone."""
+    """What users and the assistant said, as text; a single question stands alone.
+
+    Each turn of several stands between marks of its role that nobody can foresee who writes
+    one, so that an assistant cannot put words into a user's mouth.
+    """
     said = [m for m in messages if m.role == "user" or (m.role == "assistant" and m.content)]
     if len(said) == 1 and said[0].role == "user":
         return said[0].content
-    texts = [m.content if m.role == "user" else answer_of(m.content) for m in said]
-    return "\n\n".join(f"[{m.role}] {text}" for m, text in zip(said, texts, strict=True))
+    turns = [(m.role, m.content if m.role == "user" else answer_of(m.content)) for m in said]
+    mark = _mark(turns)
+    return "\n\n".join(f"<{role}-{mark}>\n{text}\n</{role}-{mark}>" for role, text in turns)
 
 
 class Judge:

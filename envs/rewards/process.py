@@ -228,7 +228,8 @@ async def find_first_error(
 
     Raises:
         ValueError: the actions do not finish the episode, or end it early.
-        RuntimeError: a state's episodes were all lost to infrastructure.
+        RuntimeError: the episode itself, replayed, or all of a state's were lost to
+            infrastructure.
     """
     values: dict[int, StepValue] = {}
     with ExitStack() as held:
@@ -236,6 +237,8 @@ async def find_first_error(
         final = states[-1]
         if isinstance(final, Snapshot):
             raise ValueError(f"the episode is not over after its {len(actions)} actions")
+        if final.hard is None:
+            raise RuntimeError("the replayed episode was lost: whether it failed is not known")
 
         async def within_reach(taken: int) -> bool:
             state = states[taken]

@@ -16,7 +16,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from ..types import Invalid, Message, Task
 from .cache import Cache, Memo, content_key
@@ -35,7 +37,10 @@ class RewardModel:
 
     Args:
         path: a folder or hub name; its tokenizer's chat template renders the conversation. A
-            tokenizer without one gets the pair (everything before the answer, answer).
+            tokenizer without one gets the pair (everything before the answer, answer). Scores
+            are kept by the names, sizes and times of the folder's files; those of a hub name
+            without a `revision`, which may stand for other weights tomorrow, for this object
+            only.
         label: which logit, for a model with several.
         max_length: in tokens; longer conversations lose their beginning.
         answer_of: what of an assistant turn is shown (default: strict extraction of
@@ -69,6 +74,8 @@ class RewardModel:
 
     def _start(self) -> None:
         self._loaded: tuple[Any, Any] | None = None
+        self._weights = ""  # which ones are loaded
+        self._unknown = uuid4().hex
         self._waiting: deque[tuple[Conversation, Future[float]]] = deque()
         self._guard = threading.Lock()
         self._thread: ThreadPoolExecutor | None = None
@@ -79,6 +86,7 @@ class RewardModel:
         key = content_key(
             kind="reward-model",
             path=self.path,
+            weights=self._weights or self._fingerprint(),
             label=self.label,
             max_length=self.max_length,
             options={name: str(value) for name, value in self.options.items()},
@@ -86,6 +94,14 @@ class RewardModel:
         )
         known: float | Invalid = await self.memo(key, lambda: self._ask(conversation))
         return known
+
+    def _fingerprint(self) -> str:
+        """Which weights `path` stands for now, told without reading them."""
+        folder = Path(self.path)
+        if not folder.is_dir():
+            return str(self.options.get("revision") or self._unknown)
+        stats = [(str(f), f.stat()) for f in sorted(folder.rglob("*")) if f.is_file()]
+        return content_key(files=[(name, s.st_size, s.st_mtime_ns) for name, s in stats])
 
     async def _ask(self, conversation: Conversation) -> float | Invalid:
         try:
@@ -179,11 +195,12 @@ class RewardModel:
                 raise ImportError(
                     "a reward model needs transformers: pip install 'palestra[train]'"
                 ) from error
+            weights = self._fingerprint()
             chosen = {k: self.options[k] for k in ("revision",) if k in self.options}
             tokenizer = AutoTokenizer.from_pretrained(self.path, truncation_side="left", **chosen)
             model = AutoModelForSequenceClassification.from_pretrained(self.path, **self.options)
             self._check_label(model.config.num_labels)
-            self._loaded = model.to(self.device).eval(), tokenizer
+            self._loaded, self._weights = (model.to(self.device).eval(), tokenizer), weights
         return self._loaded
 
     def _check_label(self, num_labels: int) -> None:

@@ -28,6 +28,7 @@ Floats = NDArray[np.float64]
 # (question, first answer, second answer) -> how far the first is better, in [0, 1].
 Compare = Callable[[str, str, str], Awaitable[float | Invalid]]
 
+TIE = 1e-9  # nearer to 1/2 than that names no winner: probabilities carry rounding errors
 CRITERIA = "correctness, then helpfulness"
 
 _SHOWN = """\
@@ -118,8 +119,12 @@ async def compare_both_orders(
         return p
     if isinstance(q, Invalid):
         return q
-    consistent = bool(np.sign(p - 0.5) == np.sign(0.5 - q))
-    return Comparison((p + 1 - q) / 2, p + q - 1, consistent)
+    return Comparison((p + 1 - q) / 2, p + q - 1, winner(p) == -winner(q))
+
+
+def winner(value: float) -> int:
+    """Who a comparison's value names: 1 the first, -1 the second, 0 neither."""
+    return 0 if abs(value - 0.5) < TIE else 1 if value > 0.5 else -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +250,7 @@ async def critic_accuracy(
         raise ValueError(f"the critic gave no verdict on any of {len(triples)} pairs")
     n = len(valid)
     return {
-        "accuracy": sum((1 + float(np.sign(o.value - 0.5))) / 2 for o in valid) / n,
+        "accuracy": sum((1 + winner(o.value)) / 2 for o in valid) / n,
         "position_bias": sum(o.position_bias for o in valid) / n,
         "inconsistent": sum(not o.consistent for o in valid) / n,
         "invalid": 1 - n / len(triples),

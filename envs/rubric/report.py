@@ -15,6 +15,7 @@ from ..rewards.tournament import (
     compare_both_orders,
     compared_by_probability,
     critic_accuracy,
+    winner,
 )
 from ..types import Invalid, Message
 from .refinement import Triple
@@ -130,8 +131,8 @@ async def _repeated(
 ) -> list[bool | None]:
     """Whether each later verdict has the winner of the first; None without a verdict."""
     values = [await compare(*pair) for _ in range(repeats)]
-    first, *later = (None if isinstance(v, Invalid) else (v > 0.5) - (v < 0.5) for v in values)
-    return [None if first is None or winner is None else winner == first for winner in later]
+    first, *later = (None if isinstance(v, Invalid) else winner(v) for v in values)
+    return [None if first is None or other is None else other == first for other in later]
 
 
 def _mean(values: Sequence[float]) -> float:

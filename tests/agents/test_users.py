@@ -11,6 +11,7 @@ from palestra.agents.rollout import EnvPool, collect
 from palestra.agents.users import EngineChat
 from palestra.envs.chat import Chat, write_warm_start
 from palestra.envs.chat.users import ModelUser
+from palestra.envs.rewards.cache import DiskCache
 from palestra.envs.rewards.judge import Judge
 from palestra.envs.rewards.protocol import JudgeError
 from palestra.envs.rewards.rubric import ITEM, Item, by_judge, by_probability
@@ -94,6 +95,19 @@ def test_the_policy_is_its_own_critic_over_one_engine():
     pool.close()
     assert [t.reward for t in group.trajectories] == [0.75] * 3  # all items met, all tied
     assert all(t.reward_parts["win rate"] == 0.5 for t in group.trajectories)
+
+
+def test_two_engines_share_no_verdicts(tmp_path):
+    """Nor does a later run with the first's cache find those of its policy."""
+    cache = DiskCache(tmp_path / "verdicts.db")
+    scores = []
+    for score in (3, 9):
+        chat = EngineChat(ScriptedEngine([f'{{"score": {score}}}']))
+        judge = Judge(chat, cache=cache)
+        for _ in range(2):
+            scores.append(asyncio.run(judge(TASK, (*ASK, Message("assistant", "x")))).reward)
+    assert scores == [0.3, 0.3, 0.9, 0.9]
+    cache.close()
 
 
 def test_verdicts_are_scored_by_the_engine():

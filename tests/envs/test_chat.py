@@ -99,6 +99,30 @@ def test_plain_takes_the_reply_as_it_is_but_for_native_thoughts():
     assert reward.shown[0][-1].content == "Boil it."
 
 
+@pytest.mark.parametrize("reply", ["<think>private plan", "<think>a</think>So. <think>private"])
+def test_thoughts_that_are_not_closed_are_no_answer(reply):
+    shown = {}
+    for strict in (True, False):
+        reward = Witness()
+        ended(Chat(tasks=[TASK], reward=reward, template="plain", strict=strict), reply)
+        shown[strict] = reward.shown[0][-1].content
+    assert shown[True] == NULL_ANSWER and "private" in shown[False]
+
+
+@pytest.mark.parametrize("template", ["zero", "plain"])
+def test_assistant_turns_of_the_prompt_stand_as_they_are(template):
+    prompt = (
+        Message("user", "The capital of France?"),
+        Message("assistant", "Paris. <think>"),
+        Message("user", "And its river?"),
+    )
+    reward = Witness()
+    env = Chat(tasks=[Task("t", prompt)], reward=reward, template=template)
+    parts = ended(env, "<think>plan</think><think>no tags")[4]["reward_parts"]
+    assert [m.content for m in reward.shown[0]] == [*(m.content for m in prompt), NULL_ANSWER]
+    assert parts["answered"] == 0.0  # of the replies, not of the turns
+
+
 def test_a_scripted_user_hears_answers_and_the_last_turn_is_judged():
     heard, reward = [], Witness()
 

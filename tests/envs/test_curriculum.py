@@ -1,5 +1,6 @@
 """Curricula give harder goals to stronger agents: the acceptance test of each controller."""
 
+import json
 from functools import partial
 
 import numpy as np
@@ -90,6 +91,44 @@ def test_replay_ranks_by_value_loss_and_looks_at_the_unseen():
     # half the draws go to the unseen 0 and 3; the others to 2 and 1 as 1/1 to 1/2
     expected = [0.25, 0.5 / 3, 1 / 3, 0.25]
     assert np.bincount(drawn) / 4000 == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("name", CONTROLLERS)
+def test_a_kept_state_stays_as_it_was(name):
+    controller = make_controller(name, 4, **({"last_k": 99} if name == "bands" else {}))
+    rng = np.random.default_rng(0)
+    level = controller.sample(rng)
+    kept = controller.state_dict()
+    as_text = json.dumps(kept)
+    controller.update([Feedback(level, (1.0, 0.0, 1.0))])
+    controller.sample(rng)
+    assert json.dumps(kept) == as_text != json.dumps(controller.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "need"),
+    [
+        ("bands", {"low": 0.8, "high": 0.2}, "low <= high"),
+        ("bands", {"low": float("nan")}, "low <= high"),
+        ("bands", {"last_k": 0}, "last_k >= 1"),
+        ("bands", {"level": 99}, "a level below levels"),
+        ("window", {"width": 0}, "width >= 1"),
+        ("window", {"prompts": 0}, "prompts >= 1"),
+        ("window", {"frontier": 5}, "a frontier below levels"),
+        ("adarft", {"eta": -1.0}, "alpha > 0 and eta > 0"),
+        ("adarft", {"target": 101.0}, "a target in"),
+        ("bandit", {"temperature": 0.0}, "temperature > 0"),
+        ("bandit", {"learning_rate": 0.0}, "a learning_rate in"),
+        ("bandit", {"values": [1.0]}, "one value per level"),
+        ("replay", {"temperature": 0.0}, "temperature > 0"),
+        ("replay", {"replay": 2.0}, "replay in"),
+        ("replay", {"staleness": -0.1}, "staleness in"),
+        ("replay", {"played": [0]}, "one score per level"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(name, options, need):
+    with pytest.raises(ValueError, match=f"needs {need}"):
+        make_controller(name, 5, **options)
 
 
 def test_bad_feedback_and_bad_states_are_refused():

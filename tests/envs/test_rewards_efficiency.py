@@ -52,6 +52,12 @@ def test_group_length_is_kimi_k15s():
         group_length([True], [])
 
 
+def test_calls_never_lower_a_penalty():
+    assert otc_rewards([-1.0, -1.0, -1.0], [0, 3, 8], smooth=4) == [-1.0, -1.0, -1.0]
+    right, wrong = otc_rewards([1.0, -1.0], [2, 9], smooth=4, alpha=0.5)
+    assert (right, wrong) == (0.5, -0.5)
+
+
 def test_price_per_call():
     assert per_call_price(1.0, 3) == pytest.approx(0.85)
     assert per_call_price(1.0, 3, price=0.1, free_calls=2) == pytest.approx(0.9)

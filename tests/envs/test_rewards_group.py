@@ -140,6 +140,15 @@ def test_a_member_without_a_verdict_becomes_invalid_and_leaves_the_statistics():
     assert advantages == [-0.5, 0.5, 0.0]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_value_that_is_not_finite_makes_its_member_invalid(value):
+    extras = GroupRewards({"x": lambda g: [value, 0.5]}, {"x": 1.0})
+    broken, sound = asyncio.run(extras(group(member("a", 1.0), member("b", 1.0)))).trajectories
+    assert broken.outcome is Outcome.INVALID and broken.reward is None
+    assert broken.failure.kind == "verifier" and "not a finite number" in broken.failure.message
+    assert sound.reward == 1.5
+
+
 @pytest.mark.parametrize(
     "reward", [ranked(), distinct_answers, ngram_distance(), shorter, thriftier(smooth=4.0)]
 )

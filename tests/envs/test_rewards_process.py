@@ -162,6 +162,8 @@ def test_searches_without_an_error_to_find():
             return "up"
 
         asyncio.run(find_first_error(envs, TASK, ["up", "up"], breaks))
+    with pytest.raises(RuntimeError, match="the replayed episode was lost"):
+        asyncio.run(find_first_error([Walk(trouble=1.0)], TASK, ["up"], walker))
     with pytest.raises(ValueError, match="need an environment"):
         asyncio.run(state_value([], None, walker))
 

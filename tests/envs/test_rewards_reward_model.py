@@ -3,6 +3,7 @@
 import asyncio
 import math
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -212,6 +213,28 @@ def test_a_model_that_fails_is_invalid_never_zero(tmp_path, folders):
     verdict = asyncio.run(model(TASK, answered("Rome")))
     assert isinstance(verdict, Invalid) and "nan" in verdict.message
     assert len(model.memo.cache) == 0
+
+
+def test_other_weights_under_the_same_path_are_asked_anew(folders, tmp_path):
+    folder, cache = tmp_path / "model", DiskCache(tmp_path / "cache.db")
+    scores = []
+    for kind in ("padded", "bare", "bare"):
+        shutil.copytree(folders[kind], folder, dirs_exist_ok=True)
+        model = RewardModel(str(folder), cache=cache)
+        scores.append(asyncio.run(model(TASK, answered("Rome."))))
+        loaded = model._loaded is not None
+        assert asyncio.run(model(TASK, answered("Rome."))) == scores[-1]
+        model.close()
+    assert scores[0] != scores[1] == scores[2]
+    assert not loaded  # copies keep the files' times, so that the last was found
+    cache.close()
+
+
+def test_a_hub_name_is_trusted_with_a_revision_only():
+    named = [RewardModel("org/model") for _ in range(2)]
+    assert len({model._fingerprint() for model in named}) == 2
+    pinned = [RewardModel("org/model", options={"revision": r}) for r in ("a", "a", "b")]
+    assert [model._fingerprint() for model in pinned] == ["a", "a", "b"]
 
 
 def test_a_cancelled_request_leaves_the_others_alone(folders):

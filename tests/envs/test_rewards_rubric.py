@@ -388,5 +388,13 @@ def test_the_accuracy_of_a_critic_is_tracked_on_verifiable_pairs():
     async def silent(question, first, second):
         return Invalid("judge", "?")
 
+    for percent in range(1, 100):  # a critic that sees the place alone knows nothing
+
+        async def constant(question, first, second, value=percent / 100):
+            return value
+
+        blind = asyncio.run(critic_accuracy(constant, triples[:1]))
+        assert blind["accuracy"] == 0.5 and blind["inconsistent"] == (percent != 50)
+
     with pytest.raises(ValueError, match="no verdict on any of 400 pairs"):
         asyncio.run(critic_accuracy(silent, triples))
