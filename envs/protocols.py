@@ -26,14 +26,15 @@ from difflib import get_close_matches
 from .tools import Tool
 from .types import Message, ToolCall
 
+# Models repeat themselves: no pattern here may look for its end anew from each of its beginnings.
 # A block closes at a fence that begins a line, which is what the stop string finds too:
 # fences inside a line of code are code.
 _FENCE_OPEN = re.compile(r"```(?:python3?|py)[ \t]*(?:\n|$)")
-_FENCED = re.compile(r"```(?:python3?|py)[ \t]*\n(?:(.*?)\n)?```", re.DOTALL)
+_FENCE_CLOSE = "\n```"
 _FENCED_OUTPUT = re.compile(r"```output[ \t]*\n")
 _HERMES = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
-_XML_FUNCTION = re.compile(r"<function=([^>\s]+)>(.*?)(?:</function>|$)", re.DOTALL)
-_XML_PARAMETER = re.compile(r"<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
+_XML_FUNCTION = re.compile(r"<function=([^<>\s]+)>(.*?)(?:</function>|$)", re.DOTALL)
+_XML_PARAMETER = re.compile(r"<parameter=([^<>\s]+)>")
 _PYTHON_TAG = re.compile(r"<python>(.*?)(?:</python>|$)", re.DOTALL)
 
 
@@ -87,11 +88,10 @@ class Fenced(Protocol):
         if action.tool_calls:
             return list(action.tool_calls)
         text = action.content.rstrip()
-        blocks = list(_FENCED.finditer(text))
-        if not blocks or blocks[-1].end() != len(text):
+        code, end = _last_block(text)
+        if end != len(text) or not text:
             return []
-        code = json.dumps({"code": blocks[-1].group(1) or ""}, ensure_ascii=False)
-        return [ToolCall("python", code)]
+        return [ToolCall("python", json.dumps({"code": code}, ensure_ascii=False))]
 
     def stops(self, text: str, may_call: bool) -> tuple[str, ...]:
         if not may_call:
@@ -99,7 +99,7 @@ class Fenced(Protocol):
         return ("\n```",) if self.turn_is_open(text) else ("```python", "```py\n")
 
     def turn_is_open(self, text: str) -> bool:
-        return _FENCE_OPEN.search(_FENCED.sub("", text)) is not None
+        return _FENCE_OPEN.search(text, _last_block(text)[1]) is not None
 
     def instructions(self, tools: Sequence[Tool]) -> str:
         return (
@@ -114,6 +114,19 @@ class Fenced(Protocol):
 
     def hallucinated(self, text: str) -> int:
         return len(_FENCED_OUTPUT.findall(text))
+
+
+def _last_block(text: str) -> tuple[str, int]:
+    """The code in the last closed python block, and where that ends (0 without one)."""
+    code, end = "", 0
+    while opening := _FENCE_OPEN.search(text, end):
+        # The newline of the opening line may be that of the closing fence: no code.
+        start = opening.end()
+        close = text.find(_FENCE_CLOSE, start - 1)
+        if close < 0:
+            break
+        code, end = text[start:close], close + len(_FENCE_CLOSE)
+    return code, end
 
 
 class Hermes(Protocol):
@@ -167,7 +180,10 @@ def _json_call(body: str) -> ToolCall | MalformedCall:
 
 
 def _xml_call(match: re.Match[str]) -> ToolCall:
-    values = dict(_XML_PARAMETER.findall(match.group(2)))
+    values = {}
+    for piece in match.group(2).split("</parameter>")[:-1]:
+        if opening := _XML_PARAMETER.search(piece):
+            values[opening.group(1)] = piece[opening.end() :].removeprefix("\n").removesuffix("\n")
     return ToolCall(match.group(1), json.dumps(values, ensure_ascii=False))
 
 

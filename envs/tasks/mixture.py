@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
+from dataclasses import replace
 from math import gcd
 
 from ..types import Task
-from .base import TaskSet
+from .base import HELDOUT, TaskSet
 
 _MAX_PERIOD = 10_000
 
@@ -17,8 +18,12 @@ class MixtureTasks(TaskSet):
 
     Sets take turns by smooth weighted round robin: over one period each comes exactly as
     often as its weight says, spread out evenly. Task `i` of the mixture is the next task of
-    the set whose turn it is; a set that is used up starts again. The length is such that
-    no task of a set that counts is left out: that of the longest turn.
+    the set whose turn it is.
+
+    Held-out tasks come once: such a mixture ends where the first set is used up, so that an
+    average over it is of independent tasks in the proportions asked. In training a set that is
+    used up starts again, until no task of any set is left out; a task that comes again has its
+    round behind its id (`ID#2`).
 
     Args:
         sets: task sets by name, all of one split.
@@ -55,6 +60,8 @@ class MixtureTasks(TaskSet):
             self._places[member].append(place)
 
     def __len__(self) -> int:
+        if self.split == HELDOUT:
+            return min(self._place(m, len(tasks)) for m, tasks in enumerate(self.sets))
         turns = (-(-len(s) // c) for s, c in zip(self.sets, self._counts, strict=True))
         return max(turns) * len(self._order)
 
@@ -63,7 +70,14 @@ class MixtureTasks(TaskSet):
         member = self._order[place]
         before = bisect_right(self._places[member], place) - 1
         tasks = self.sets[member]
-        return tasks[(turn * self._counts[member] + before) % len(tasks)]
+        again, number = divmod(turn * self._counts[member] + before, len(tasks))
+        task = tasks[number]
+        return replace(task, id=f"{task.id}#{again + 1}") if again else task
+
+    def _place(self, member: int, number: int) -> int:
+        """Where a set has its turn for the `number`th time, from 0."""
+        turn, rest = divmod(number, self._counts[member])
+        return turn * len(self._order) + self._places[member][rest]
 
 
 def _counts(weights: list[float]) -> list[int]:

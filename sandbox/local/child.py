@@ -122,8 +122,10 @@ def _run(
 
 
 def _fresh_namespace() -> dict[str, Any]:
-    module = types.ModuleType("__main__")
-    module.__builtins__ = sys.modules["builtins"]  # type: ignore[attr-defined]
+    """A new `__main__`, with the `exit` and `quit` that Python's `site` would have defined."""
+    module, builtins = types.ModuleType("__main__"), sys.modules["builtins"]
+    builtins.exit = builtins.quit = sys.exit  # type: ignore[attr-defined]
+    module.__builtins__ = builtins  # type: ignore[attr-defined]
     sys.modules["__main__"] = module
     return module.__dict__
 

@@ -17,7 +17,7 @@ def numbered(name, size, split="train"):
 
 
 def kinds(mixture, indices):
-    return Counter(mixture[i].id.rstrip("0123456789") for i in indices)
+    return Counter(mixture[i].id[0] for i in indices)
 
 
 @given(weights=st.lists(st.integers(1, 9), min_size=1, max_size=5), start=st.integers(0, 50))
@@ -35,8 +35,24 @@ def test_tasks_of_a_set_come_in_order_and_none_is_left_out():
     mixture = MixtureTasks({"a": numbered("a", 6), "b": numbered("b", 1)}, {"a": 2, "b": 1})
     ids = [task.id for task in mixture]
     assert [i for i in ids if i[0] == "a"] == ["a0", "a1", "a2", "a3", "a4", "a5"]
-    assert ids.count("b0") == 3 and len(mixture) == 9
+    assert [i for i in ids if i[0] == "b"] == ["b0", "b0#2", "b0#3"] and len(mixture) == 9
+    assert len({task.prompt for task in mixture if task.id[0] == "b"}) == 1
     assert pickle.loads(pickle.dumps(mixture))[4] == mixture[4]
+
+
+@given(
+    sets=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 12)), min_size=1, max_size=4),
+)
+def test_held_out_tasks_come_once_until_a_set_is_used_up(sets):
+    weights = {"abcd"[i]: weight for i, (weight, _) in enumerate(sets)}
+    parts = {"abcd"[i]: numbered("abcd"[i], size, "heldout") for i, (_, size) in enumerate(sets)}
+    mixture = MixtureTasks(parts, weights)
+    ids = [task.id for task in mixture]
+    assert len(set(ids)) == len(ids) and not any("#" in i for i in ids)
+    one_more = mixture.task(len(mixture)).id  # is the first that comes again
+    assert one_more.removesuffix("#2") in ids
+    longer = MixtureTasks({n: numbered(n, 99, "heldout") for n in parts}, weights)
+    assert ids == [longer[i].id for i in range(len(mixture))]
 
 
 def test_fractions_are_weights_too():

@@ -30,6 +30,9 @@ def code(text):
         ("```python\nprint(1)\n```", [code("print(1)")]),
         ("So:\n```py\nx = 1\nx\n```\n\n", [code("x = 1\nx")]),
         ("```python\n```", [code("")]),
+        ("```python\n```\ntext\n```", []),
+        ("```py\nx\n```py\ny\n```", []),
+        ("```python\nx ```py\ny\n```", [code("x ```py\ny")]),
         ("```python\na\n```\ntext\n```python\nb\n```", [code("b")]),
         ("```python\nprint(1)\n```\nso the answer is 1", []),
         ("```python\nprint('```')\n```", [code("print('```')")]),
@@ -83,6 +86,11 @@ def test_fenced_output_and_hallucinations():
             "<parameter=n>3</parameter></function>\n</tool_call>",
             [("f", {"code": "x = 1\ny", "n": "3"})],
         ),
+        (
+            "<tool_call><function=f><parameter=a>\n\n1\n\n</parameter>< /parameter>"
+            "<parameter=b><parameter=c>2</parameter><parameter=d>3",
+            [("f", {"a": "\n1\n", "b": "<parameter=c>2"})],
+        ),
         ("<python>\nprint(1)\n</python>", [code("print(1)")]),
         ('<tool_call>{"name": "f", "arguments": {}}', [("f", {})]),
         ("no call at all", []),
@@ -103,6 +111,20 @@ def test_native_calls_win_over_text():
     call = ToolCall("f", '{"x": 1}', "id-7")
     message = Message("assistant", "```python\n1\n```", (call,))
     assert FENCED.calls(message) == [call] and HERMES.calls(message) == [call]
+
+
+def test_a_model_that_repeats_itself_is_read_in_linear_time():
+    """A megabyte each: a pattern that looks for its end from every beginning takes hours."""
+    times = 1 << 17
+    for piece in ("```py\nx ```", "```py\nx", "```python", "```py \n```x"):
+        assert FENCED.calls(Message("assistant", piece * times)) == []
+        FENCED.turn_is_open(piece * times)
+        FENCED.hallucinated(piece * times)
+    for piece in ("<parameter=a>", "<parameter=", "<function=a>", "<function=", "<python>"):
+        text = f"<tool_call><function=f>{piece * times}"
+        assert len(HERMES.calls(Message("assistant", text))) == 1
+        HERMES.calls(Message("assistant", piece * times))
+        HERMES.calls(Message("assistant", f"<tool_call>{piece}</tool_call>" * (times // 8)))
 
 
 @given(st.text())

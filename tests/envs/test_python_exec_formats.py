@@ -174,6 +174,12 @@ def test_apps_rows(sandbox):
     call = {"fn_name": "add", "inputs": [[1, 2], [3, 4]], "outputs": [[3], 7]}
     problem = read({"question": "Add.", "input_output": call})
     assert run_tests("def add(a, b): return a + b", problem.tests, sandbox).passed == 2
+    call = {"fn_name": "f", "inputs": [[1], [2]], "outputs": [[2], [4]]}
+    tests = read({"question": "Double.", "input_output": call}).tests
+    for result, passed in (("[2 * x]", 2), ("2 * x", 2), ("(2 * x,)", 2), ("[[2 * x]]", 0)):
+        report = run_tests(f"def f(x): return {result}", tests, sandbox, stop_early=False)
+        assert report.passed == passed, result
+    assert "expected 2" in report.failures[0].text
 
 
 def test_the_shipped_problems():

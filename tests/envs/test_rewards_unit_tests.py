@@ -242,6 +242,9 @@ def test_a_test_at_fault_says_so(sandbox, pending, setup, message):
             [2.6001, float("inf"), "2.5", None, math.nan],
         ),
         (Call("", '{"float":"nan"}'), [], [math.nan, 0.0]),
+        (Call("", "[2]", "apps"), [2, [2], (2,)], [[[2]], [2, 2], [], None, {2}]),
+        (Call("", "[[[1,2]]]", "apps"), [[(1, 2)], ([1, 2],), [[[1, 2]]]], [1, [1, 2]]),
+        (Call("", "[1,2]", "apps"), [[1, 2], (1, 2)], [1, [[1, 2]], 2]),
     ],
 )
 def test_what_is_accepted(call, right, wrong):
@@ -306,6 +309,38 @@ def test_methods_and_preambles(sandbox):
     tests = FunctionTests("Solution.twice", (Call.of((4,), 8),), preamble="FACTOR = 2")
     program = "class Solution:\n    def twice(self, x): return x * FACTOR"
     assert run_tests(program, tests, sandbox).all_passed
+
+
+@pytest.mark.parametrize("setup", ["", "from __future__ import annotations\n"])
+def test_a_program_whose_function_is_called_is_a_module(sandbox, setup):
+    """What it does when it is run itself is not done, and its classes are found where they are."""
+    program = f"""{setup}
+import pickle
+from dataclasses import dataclass
+@dataclass
+class P:
+    n: int
+def f(n):
+    return pickle.loads(pickle.dumps(P(n))).n
+if __name__ == "__main__":
+    print(f(int(input())))
+    exit()
+"""
+    for tests in (
+        FunctionTests("f", (Call.of((3,), 3),), preamble="import math"),
+        CheckTests("f", "def check(candidate):\n    assert candidate(4) == 4"),
+    ):
+        report = run_tests(program, tests, sandbox)
+        assert report.all_passed, report
+    assert run_tests("def f(n): return n\nquit()", tests, sandbox).all_passed
+
+
+def test_a_program_of_standard_input_is_run_itself_and_may_leave(sandbox):
+    tests = StdioTests((StdioCase("3\n", "6\n"),))
+    for leave in ("exit()", "exit(0)", "quit()", "raise SystemExit"):
+        program = f"if __name__ == '__main__':\n    print(int(input()) * 2)\n    {leave}\nprint(0)"
+        assert run_tests(program, tests, sandbox).all_passed, leave
+    assert not run_tests("print(6)\nexit(1)", tests, sandbox).all_passed
 
 
 CHECK = """

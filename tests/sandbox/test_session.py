@@ -84,6 +84,9 @@ def test_large_source_goes_through(session):
 
 def test_sys_exit_zero_is_the_end_of_a_program_and_no_failure(session):
     assert session.run("import sys\nprint(1)\nsys.exit()").status is Status.OK
+    for leave in ("exit()", "exit(0)", "quit()", "import builtins\nbuiltins.quit(None)"):
+        ended = session.run(f"print(1)\n{leave}\nprint(2)")
+        assert (ended.status, ended.stdout) == (Status.OK, "1\n"), leave
     failed = session.run("sys.exit('bad input')")
     assert failed.status is Status.ERROR
     assert "bad input" in failed.stderr

@@ -13,10 +13,12 @@ as the value of their base, so that no object whose methods run code ever arrive
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
 MAX_DEPTH = 60
+MODULE = "solution"  # what a program whose function is called has as `__name__`
 _JSON_INT = 1 << 63
 
 
@@ -131,10 +133,16 @@ def described(error: BaseException) -> list[str]:
 
 
 class Callee:
-    """Runs in the session of the graded program: answers one call at a time."""
+    """Runs in the session of the graded program: answers one call at a time.
+
+    The program is a module to it, as to whoever imports a solution: what stands under
+    `if __name__ == "__main__"` is not run.
+    """
 
     def __init__(self, names: dict[str, Any], entry_point: str) -> None:
         self.names, self.entry_point = names, entry_point
+        names["__name__"] = MODULE
+        sys.modules[MODULE] = sys.modules["__main__"]  # pickle and dataclasses look there
 
     def __call__(self, arguments: str) -> Said:
         try:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 from ...records import Json, Record
 from .inside import decode, encode
 
-Rule = Literal["equal", "is", "true", "false", "close"]
+Rule = Literal["equal", "is", "true", "false", "close", "apps"]
 Match = Literal["tokens", "lines", "exact"]
 MATCHES = ("tokens", "lines", "exact")
 
@@ -34,8 +34,9 @@ class Call(Record):
     Attributes:
         arguments: `(args, kwargs)`, encoded.
         expected: the expected value, encoded.
-        rule: "equal" (`==`), "is" (the same singleton), "true" and "false" (by truth), or
-            "close" (`abs(answer - expected) < tolerance`).
+        rule: "equal" (`==`), "is" (the same singleton), "true" and "false" (by truth),
+            "close" (`abs(answer - expected) < tolerance`), or "apps" (`==` with tuples as
+            lists; a list of one expected stands for itself or for what is in it).
     """
 
     arguments: str
@@ -57,6 +58,8 @@ class Call(Record):
             return value is expected
         if self.rule in ("true", "false"):
             return bool(value) == (self.rule == "true")
+        if self.rule == "apps":
+            return _listed(value) in (expected, _unwrapped(expected))
         if not isinstance(value, int | float):
             return False
         try:
@@ -72,10 +75,24 @@ class Call(Record):
 
     def demand(self) -> str:
         """What is expected, in words for the agent."""
-        expected = show(decode(self.expected))
+        wanted = decode(self.expected)
+        expected = show(_unwrapped(wanted) if self.rule == "apps" else wanted)
         words = {"true": "a true value", "false": "a false value"}
         near = f"{expected} to within {self.tolerance:g}"
         return words.get(self.rule, near if self.rule == "close" else expected)
+
+
+def _unwrapped(expected: Any) -> Any:
+    return expected[0] if isinstance(expected, list) and len(expected) == 1 else expected
+
+
+def _listed(value: Any) -> Any:
+    """`value` as JSON would have it: tuples are lists."""
+    if isinstance(value, list | tuple):
+        return [_listed(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _listed(item) for key, item in value.items()}
+    return value
 
 
 @dataclass(frozen=True, slots=True)
