@@ -14,9 +14,9 @@ import numpy as np
 from gymnasium.utils.env_checker import check_env
 
 from ...sandbox.types import Limits
-from ..core import Action, ChatEnv, ToolEnv
+from ..core import Action, ChatEnv
 from .policies import HOSTILE
-from .subject import Fault, Skip, Subject, as_data, finish, opened, play
+from .subject import Fault, Skip, Subject, as_data, finish, opened, play, python_call
 
 WALL_S = 0.5
 SLACK_S = 2.0  # a busy machine; what is looked for is a limit that is not passed on at all
@@ -145,10 +145,10 @@ def time_limits_hold(subject: Subject) -> str:
     with subject.env() as plain:
         if "limits" not in inspect.signature(type(plain).__init__).parameters:
             raise Skip("the environment takes no limits")
-        call = _python_call(plain, "while True: pass")
+        call = python_call(plain, "while True: pass")
     with subject.env(limits=limits) as env:
         opened(env, env.tasks[0])
-        env.step(_python_call(env, "1"))  # what starts with the first call is not counted
+        env.step(python_call(env, "1"))  # what starts with the first call is not counted
         start = time.monotonic()
         env.step(call)
         took = time.monotonic() - start
@@ -161,8 +161,8 @@ def _long_script(env: ChatEnv) -> list[Action]:
     """Actions that keep an episode going for some turns, with live tool state where it can be."""
     noise = _scripts(env, 1, seed=4)[0]
     try:
-        calls: list[Action] = [_python_call(env, "x = 40")]
-        calls += [_python_call(env, f"x += {n}; print(x)") for n in range(3)]
+        calls: list[Action] = [python_call(env, "x = 40")]
+        calls += [python_call(env, f"x += {n}; print(x)") for n in range(3)]
         return [*calls, *noise]
     except Skip:
         pass
@@ -173,15 +173,6 @@ def _long_script(env: ChatEnv) -> list[Action]:
         if env.episode.stop is None:
             return [*first * 3, *noise]
     return noise
-
-
-def _python_call(env: ChatEnv, code: str) -> str:
-    if not isinstance(env, ToolEnv) or env.protocol is None or "python" not in env.tools:
-        raise Skip("no tool named python")
-    if env.protocol.inline:
-        return f"```python\n{code}\n```\n"
-    arguments = f'{{"code": "{code}"}}'
-    return f'<tool_call>{{"name": "python", "arguments": {arguments}}}</tool_call>'
 
 
 def _scripts(env: ChatEnv, count: int, seed: int = 0) -> list[list[Action]]:

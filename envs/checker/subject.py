@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core import Action, ChatEnv, Step
+from ..core import Action, ChatEnv, Step, ToolEnv
 from ..types import Message, Task
 
 
@@ -92,3 +92,13 @@ def finish(env: ChatEnv, actions: Sequence[Action]) -> Outcome:
 def play(env: ChatEnv, task: Task, actions: Sequence[Action], seed: int = 0) -> Outcome:
     opened(env, task, seed)
     return finish(env, actions)
+
+
+def python_call(env: ChatEnv, code: str) -> str:
+    """A call of the tool `python`. Raises Skip where there is none."""
+    if not isinstance(env, ToolEnv) or env.protocol is None or "python" not in env.tools:
+        raise Skip("no tool named python")
+    if env.protocol.inline:
+        return f"```python\n{code}\n```\n"
+    arguments = f'{{"code": "{code}"}}'
+    return f'<tool_call>{{"name": "python", "arguments": {arguments}}}</tool_call>'

@@ -6,14 +6,17 @@ import inspect
 import json
 import pickle
 import re
+from contextlib import suppress
 from typing import Any
 
+from ..core import Action, ChatEnv
 from ..tasks import TaskSet, check_disjoint
 from ..tasks.base import TaskList
 from ..types import Task
-from .subject import Fault, Skip, Subject, opened, play
+from .subject import Fault, Skip, Subject, opened, play, python_call
 
 LEAKS = 0.2  # how much more often a task shows its own answer than those of others
+_TURNS = 4  # of each episode that is looked into
 
 
 def answers_are_hidden(subject: Subject) -> str:
@@ -33,8 +36,8 @@ def answers_are_hidden(subject: Subject) -> str:
         share, chance = own / len(tasks), sum(others) / len(tasks)
         if share > chance + LEAKS:
             raise Fault(
-                f"{share:.0%} of the tasks show their own answer in the prompt or in info "
-                f"({chance:.0%} would by chance)"
+                f"{share:.0%} of the tasks show their own answer when they open, in info, or after an "
+                f"action ({chance:.0%} would by chance)"
             )
     return f"{len(tasks)} tasks: {share:.0%} by eye, {chance:.0%} by chance"
 
@@ -88,15 +91,32 @@ def ids_are_unique(subject: Subject) -> str:
     return f"{count} tasks"
 
 
-def _shown(env: Any, task: Task) -> str:
-    opening = opened(env, task)
-    _, info = env.reset(seed=0, options={"task": task})
-    told = {key: value for key, value in info.items() if key != "task_id"}
-    return "\n".join(m.content for m in opening if m.role != "system") + f"\n{told}\n{task.id}"
+def _shown(env: ChatEnv, task: Task) -> str:
+    """What an agent that knows nothing gets to see of a task before its last action."""
+    opening, info = env.reset(seed=0, options={"task": task})  # info has the task's id
+    messages, told = list(opening), [info]
+    for action in _idle(env):
+        opened(env, task)
+        for _ in range(min(_TURNS, env.max_turns)):
+            observation, _, ended, truncated, info = env.step(action)
+            if ended or truncated:  # what is told now helps nobody
+                break
+            messages += observation
+            told.append(info)
+    return "\n".join([*(m.content for m in messages), *map(str, told)])
+
+
+def _idle(env: ChatEnv) -> list[Action]:
+    """Actions that know nothing: one in words, one the environment understands, one call."""
+    examples = getattr(env.action_space, "examples", ())
+    actions: list[Action] = ["I do not know.", *examples[:1]]
+    with suppress(Skip):
+        actions.append(python_call(env, "1"))
+    return actions
 
 
 def _holds(text: str, answer: str) -> bool:
-    return re.search(rf"(?<![\w.]){re.escape(answer.strip())}(?![\w.])", text) is not None
+    return re.search(rf"(?<![\w.]){re.escape(answer.strip())}(?!\w|\.\w)", text) is not None
 
 
 def _as_set(tasks: Any) -> TaskSet:

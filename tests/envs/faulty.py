@@ -1,7 +1,9 @@
 """Environments with one fault each, and one without: for the tests of the checker."""
 
 import random
+import re
 import threading
+from dataclasses import replace
 
 from palestra.envs.core import ChatEnv, ToolEnv
 from palestra.envs.episode import Reply
@@ -61,6 +63,25 @@ class PaysTheEcho(Sound):
 class BelievesTheAgent(Sound):
     def grade(self, task, messages):
         return float("maximum score" in messages[-1].content) or super().grade(task, messages)
+
+
+class DoesTheSum(Sound):
+    """Works out an answer that is left as a sum."""
+
+    form = re.compile(r"\\boxed\{(\d+) \+ (\d+)\}")
+
+    def grade(self, task, messages):
+        found = self.form.fullmatch(messages[-1].content)
+        worked_out = found and int(found[1]) + int(found[2]) == int(task.reference)
+        return float(bool(worked_out)) or super().grade(task, messages)
+
+
+class DoesTheSumInTags(DoesTheSum):
+    form = re.compile(r"<answer>(\d+) \+ (\d+)</answer>")
+
+
+class ReadsTheQuestion(DoesTheSum):
+    form = re.compile(r"\\boxed\{What is (\d+) \+ (\d+)\?\}")
 
 
 class Moody(Sound):
@@ -160,6 +181,33 @@ class Leaky(Sound):
         return (*task.prompt, Message("user", f"(key: {task.reference})"))
 
 
+class LeaksInTheSystemMessage(Sound):
+    def begin(self, task):
+        return (Message("system", f"The answer is {task.reference}."), *task.prompt)
+
+
+class TellsAfterAnAction(Sound):
+    async def respond(self, action):
+        if self.episode.num_turns < 2:
+            return Reply((Message("user", f"Wrong? It is {self.task.reference}."),))
+        return await super().respond(action)
+
+
+class TellsInInfo(Sound):
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed, options=options)
+        return observation, {**info, "answer": self.task.reference}
+
+
+class TellsInTheEnd(Sound):
+    """No fault: nothing can be done any more with what it tells."""
+
+    async def respond(self, action):
+        reply = await super().respond(action)
+        told = Message("user", f"It was {self.task.reference}.")
+        return replace(reply, messages=(told,)) if reply.stop else reply
+
+
 class SharesPrompts(Sound):
     def __init__(self, split="train", max_turns=4, render_mode=None):
         super().__init__("train", max_turns)
@@ -194,7 +242,14 @@ class NoGymnasium(Sound):
 FAULTS = {
     "gymnasium": [NoGymnasium],
     "oracle": [OracleLoses],
-    "floor": [PaysForFormat, PaysTheEcho, BelievesTheAgent],
+    "floor": [
+        PaysForFormat,
+        PaysTheEcho,
+        BelievesTheAgent,
+        DoesTheSum,
+        DoesTheSumInTags,
+        ReadsTheQuestion,
+    ],
     "verdict": [Moody],
     "range": [OutOfRange],
     "seed": [IgnoresSeeds, MovesGlobalRandom],
@@ -203,7 +258,7 @@ FAULTS = {
     "interleaving": [SharesState],
     "hostile": [Fragile],
     "timeout": [NeverEnds],
-    "leak": [Leaky],
+    "leak": [Leaky, LeaksInTheSystemMessage, TellsAfterAnAction, TellsInInfo],
     "splits": [SharesPrompts],
     "storage": [NotPlain, HoldsALock],
     "ids": [SameIds],

@@ -6,7 +6,9 @@ import pytest
 import palestra
 from palestra.cli.environment import required
 from palestra.envs.checker import CHECKS, Status, Subject, audit
+from palestra.envs.checker.policies import FLOORS
 from palestra.envs.registration import list_environments
+from palestra.envs.types import Message
 
 
 def findings(cls, only=()):
@@ -33,6 +35,20 @@ def test_planted_faults_are_caught(check, cls):
     (finding,) = findings(cls, [check])
     assert finding.status is Status.FAIL, finding
     assert len(finding.detail) > 20 and finding.about
+
+
+def test_an_answer_that_is_told_when_all_is_over_is_no_leak():
+    (finding,) = findings(faulty.TellsInTheEnd, ["leak"])
+    assert finding.status is Status.PASS, finding
+
+
+def test_an_expression_is_found_in_its_question():
+    def found(question):
+        return FLOORS["expression in box"]([Message("system", "1 + 1"), Message("user", question)])
+
+    assert found("What is 17 * (25 - 3)? Not 1 + 1.") == "\\boxed{17 * (25 - 3)}"
+    assert found("Calculate -3+4/2.5.") == "\\boxed{-3+4/2.5}"
+    assert found("Who wrote it in 1999?") == "\\boxed{Who wrote it in 1999?}"
 
 
 BUILT_IN = [s for s in list_environments() if s.id.startswith("palestra/")]
