@@ -30,7 +30,7 @@ def oracle_scores_the_maximum(subject: Subject) -> str:
 
 
 def floors_earn_nothing(subject: Subject) -> str:
-    """Empty, refusing, echoing, question-for-answer, format-only and judge-injecting replies stay at the floor."""
+    """Replies that know nothing stay at the floor: empty, echoing, format-only, injecting."""
     with subject.env() as env:
         low, high = env.reward_range
         room = TOLERANCE * (high - low) if math.isfinite(high - low) else TOLERANCE

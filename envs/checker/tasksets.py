@@ -36,8 +36,8 @@ def answers_are_hidden(subject: Subject) -> str:
         share, chance = own / len(tasks), sum(others) / len(tasks)
         if share > chance + LEAKS:
             raise Fault(
-                f"{share:.0%} of the tasks show their own answer when they open, in info, or after an "
-                f"action ({chance:.0%} would by chance)"
+                f"{share:.0%} of the tasks show their own answer in the prompt, in info or after "
+                f"an action ({chance:.0%} would by chance)"
             )
     return f"{len(tasks)} tasks: {share:.0%} by eye, {chance:.0%} by chance"
 
