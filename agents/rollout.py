@@ -36,11 +36,13 @@ from .seeding import derive_seed
 
 MakeEnv = Callable[[], ChatEnv]
 T = TypeVar("T")
+_CUT_OFF = (StopReason.MAX_TOKENS, StopReason.CONTEXT_OVERFLOW, StopReason.TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutLimits:
-    """Budgets of one episode. Exhausting one truncates the episode; it does not fail it.
+    """Budgets of one episode. Exhausting one truncates the episode; it does not fail it. What
+    it then earns is the environment's `truncated_reward`.
 
     `max_tokens` counts tokens sampled over all turns (tool output excluded); `timeout_s` is
     wall clock.
@@ -98,6 +100,8 @@ async def rollout(
     except EngineError as error:
         record.failure = Invalid("engine", str(error))
         stop = StopReason.ENGINE_ERROR
+    if stop in _CUT_OFF:
+        record.reward = env.cut_off(record.reward)
     return close_record(env, task, record, stop, seed, start)
 
 

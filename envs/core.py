@@ -25,7 +25,7 @@ from gymnasium.error import ResetNeeded
 
 from ..sandbox.types import ProgramFault, SandboxError
 from .driving import Driver, is_async, maybe_await
-from .episode import Ask, Episode, Grade, Reply, Snapshot
+from .episode import Ask, Episode, Failure, Grade, Reply, Snapshot, checked
 from .protocols import MalformedCall, Protocol, get_protocol
 from .spaces import ChatSpace, TextSpace, as_action
 from .tasks.base import TaskSet
@@ -49,14 +49,6 @@ Action = str | Message
 Step = tuple[list[Message], SupportsFloat, bool, bool, dict[str, Any]]
 
 
-class _Failure(Exception):
-    """Carries an `Invalid` from where it happened to the end of the step."""
-
-    def __init__(self, invalid: Invalid) -> None:
-        super().__init__(invalid.message)
-        self.invalid = invalid
-
-
 class ChatEnv(gymnasium.Env[list[Message], Action]):
     """An environment whose actions and observations are chat messages.
 
@@ -67,6 +59,9 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
 
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 - Gymnasium's shape
     reward_range: tuple[float, float] = (0.0, 1.0)  # of a whole episode
+    truncated_reward: float | None = None
+    """What an episode gets that a budget ends before its grade, beside what its steps have paid.
+    None: the low end of `reward_range` where that is below 0 and finite, else 0."""
     protocol: Protocol | None = None
     group_rewards: GroupRewards | None = None
     """Rewards of a whole group, added in training and evaluation once all members have finished."""
@@ -95,7 +90,7 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
         return task.prompt
 
     def respond(self, action: Message) -> Any:
-        """Answer one action with a `Reply` (or an awaitable of one)."""
+        """Answer one action with a `Reply`; `async def` where it waits (see `ToolEnv.grade`)."""
         raise NotImplementedError(f"{type(self).__name__} must define respond(action)")
 
     def oracle(self, task: Task) -> Sequence[Action]:
@@ -165,7 +160,7 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
             episode.hallucinated += self.protocol.hallucinated(message.content)
         try:
             reply = await self._reply(message)
-        except _Failure as failure:
+        except Failure as failure:
             return self._end_invalid(failure.invalid)
         return self._result(reply)
 
@@ -211,6 +206,13 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
         """The running episode; raises ResetNeeded before the first reset."""
         return self._running(over_is_fine=True)
 
+    def cut_off(self, paid: float) -> float:
+        """What an episode earns in all that is cut off when its steps have paid `paid`."""
+        low, extra = min(self.reward_range[0], 0.0), self.truncated_reward
+        if extra is None:
+            extra = low if math.isfinite(low) else 0.0
+        return max(low, paid + extra)
+
     @property
     def tool_stats(self) -> ToolStats:
         episode = self._running(over_is_fine=True)
@@ -240,17 +242,17 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
 
     async def _reply(self, message: Message) -> Reply:
         try:
-            return _checked(await maybe_await(self.respond(message)))
-        except _Failure:
+            return checked(await maybe_await(self.respond(message)))
+        except Failure:
             raise
         except ProgramFault:  # the agent's own doing: it ends with nothing, and is no failure
             return Reply((), 0.0, StopReason.COMPLETED, correct=False)
         except SandboxError as error:
-            raise _Failure(Invalid("sandbox", str(error))) from error
+            raise Failure(Invalid("sandbox", str(error))) from error
         except ToolFailure as error:
-            raise _Failure(Invalid("tool", str(error))) from error
+            raise Failure(Invalid("tool", str(error))) from error
         except Exception as error:  # an author's bug must not end a run
-            raise _Failure(Invalid("env", f"{type(error).__name__}: {error}")) from error
+            raise Failure(Invalid("env", f"{type(error).__name__}: {error}")) from error
 
     def _result(self, reply: Reply) -> Step:
         episode = self._running()
@@ -281,15 +283,6 @@ class ChatEnv(gymnasium.Env[list[Message], Action]):
             "tool_results": (),
         }
         return [], float("nan"), False, True, info
-
-
-def _checked(reply: Any) -> Reply:
-    if not isinstance(reply, Reply):
-        raise TypeError(f"respond must return a Reply, got {reply!r:.100}")
-    if not math.isfinite(reply.reward):
-        text = f"the reward is {reply.reward}, not a finite number"
-        raise _Failure(Invalid("verifier", text))
-    return reply
 
 
 class ToolEnv(ChatEnv):
@@ -323,7 +316,8 @@ class ToolEnv(ChatEnv):
         """Score a finished conversation; `messages[-1]` is the final answer.
 
         Returns a number, a mapping of reward parts, a `Grade`, `Invalid`, or an awaitable
-        of one of these.
+        of one of these. Make it `async def` where it waits (a judge, a subprocess): a plain one
+        runs in the event loop, and all episodes of a rollout wait for it.
         """
         raise NotImplementedError(f"{type(self).__name__} must define grade(task, messages)")
 
@@ -366,7 +360,8 @@ class ToolEnv(ChatEnv):
             Message("tool", r.content, tool_call_id=r.call.id or None, name=r.call.name or None)
             for r in results
         )
-        return Reply(messages, tool_results=tuple(results))
+        last = self.episode.num_turns >= self.max_turns  # without a grade
+        return Reply(messages, self.cut_off(0.0) if last else 0.0, tool_results=tuple(results))
 
     @property
     def _needs_loop(self) -> bool:
@@ -393,8 +388,8 @@ class ToolEnv(ChatEnv):
             raise
         except Exception as error:  # the reward boundary
             text = f"{type(error).__name__}: {error}"
-            raise _Failure(Invalid("verifier", text)) from error
+            raise Failure(Invalid("verifier", text)) from error
         if isinstance(verdict, Invalid):
-            raise _Failure(verdict)
+            raise Failure(verdict)
         grade = Grade.of(verdict)
         return Reply((), grade.reward, StopReason.COMPLETED, grade.parts, grade.correct)

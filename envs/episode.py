@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .types import Message, StopReason, Task, ToolResult
+from .types import Invalid, Message, StopReason, Task, ToolResult
 
 # (messages, replies) -> how likely a policy answers the messages with each of the replies
 Ask = Callable[[Sequence[Message], Sequence[str]], Awaitable[Sequence[float]]]
@@ -41,6 +42,29 @@ class Grade:
             parts = {name: float(part) for name, part in value.items()}
             return cls(sum(parts.values()), parts)
         return cls(float(value), {}, float(value) >= 1.0)
+
+
+class Failure(Exception):
+    """Carries an `Invalid` from where it happened to the end of the step."""
+
+    def __init__(self, invalid: Invalid) -> None:
+        super().__init__(invalid.message)
+        self.invalid = invalid
+
+
+def checked(reply: Any) -> Reply:
+    """What an author's `respond` gave, if it is a `Reply` with a finite reward.
+
+    Raises:
+        TypeError: it is something else.
+        Failure: the reward is not finite.
+    """
+    if not isinstance(reply, Reply):
+        raise TypeError(f"respond must return a Reply, got {reply!r:.100}")
+    if not math.isfinite(reply.reward):
+        text = f"the reward is {reply.reward}, not a finite number"
+        raise Failure(Invalid("verifier", text))
+    return reply
 
 
 @dataclass(slots=True)

@@ -7,6 +7,8 @@ can be handed thoughts by mistake.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -58,6 +60,9 @@ class Chat(ToolEnv):
             paid: what one reward gains and the other does not see is over-optimisation.
         reward_range: lowest and highest reward; None means 0 to 1, and any number for a
             `RewardModel`, whose logits have no bounds.
+        truncated_reward: what an episode earns that a budget cuts off (see `ChatEnv`). Give a low
+            one with a reward that has no lowest value, or being cut off at 0 may be better than
+            a bad reply; a warning says so.
         template: "zero", RLMT's instruction to plan and respond in tags, for a model without
             warm start; or "plain": no instruction, the whole reply is the answer but for
             native thoughts up to a `</think>`.
@@ -80,6 +85,7 @@ class Chat(ToolEnv):
         reward: str | Reward | Model = "embedded",
         watch: str | Reward | Model | None = None,
         reward_range: tuple[float, float] | None = None,
+        truncated_reward: float | None = None,
         template: str = "zero",
         strict: bool = True,
         user: str | User | Model | None = None,
@@ -99,6 +105,13 @@ class Chat(ToolEnv):
             self.reward_range = reward_range
         elif isinstance(self.reward, RewardModel):
             self.reward_range = (float("-inf"), float("inf"))
+        self.truncated_reward = truncated_reward
+        if truncated_reward is None and math.isinf(self.reward_range[0]):
+            warnings.warn(
+                "this reward has no lowest value, and an episode that is cut off earns 0, which "
+                "may be more than a bad reply: give truncated_reward, or reward_range",
+                stacklevel=2,
+            )
 
     def begin(self, task: Task) -> Sequence[Message]:
         instruction = TEMPLATES[self.template]

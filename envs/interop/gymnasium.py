@@ -37,10 +37,13 @@ _FOR_PLAYERS = ("description", "action space", "observation space", "rewards", "
 class GymnasiumText(ChatEnv):
     """A Gymnasium environment whose actions are `Discrete` or `Text`, played in chat.
 
-    A reply without a legal action is answered with a notice: it costs a turn, and the
-    environment stays where it was. The last brackets in a reply count. Every step pays what
-    the environment pays; its own truncation ends the episode as `max_turns`, unless it has
-    succeeded by then.
+    The last brackets in a reply count. Every step pays what the environment pays; its own
+    truncation ends the episode as `max_turns`, unless it has succeeded by then.
+
+    In the place of a reply without a legal action one is played that is drawn from the
+    episode's generator, and the agent is told. What it loses is paid and what it gains is not:
+    where every step costs (Taxi, MountainCar) not to act must not be cheaper than to act, and
+    where every step pays (CartPole) it must not pay. No foreign reward has to be known for that.
 
     Args:
         name: an id of Gymnasium's registry; `module:Name-v0` imports the module first.
@@ -51,6 +54,8 @@ class GymnasiumText(ChatEnv):
         success: the sum of rewards from which an episode counts as correct (default: the
             `reward_threshold` of its registration; without one nothing counts).
         reward_range: of a whole episode, where it is known.
+        truncated_reward: what an episode earns beside its steps' rewards when a budget of tokens
+            or time cuts it off (see `ChatEnv`): where every step costs, what the rest would have.
         split, size: which seeds are the tasks, and how many.
         max_turns: by default the environment's own limit, or 100 where it has none.
 
@@ -67,6 +72,7 @@ class GymnasiumText(ChatEnv):
         instructions: str | None = None,
         success: float | None = None,
         reward_range: tuple[float, float] = (float("-inf"), float("inf")),
+        truncated_reward: float | None = None,
         split: str = "train",
         size: int | None = None,
         max_turns: int | None = None,
@@ -80,6 +86,7 @@ class GymnasiumText(ChatEnv):
         tasks = SeedTasks(f"gymnasium/{name}", split=split, size=size)
         super().__init__(tasks=tasks, max_turns=limit, render_mode=render_mode)
         self.reward_range = (float(reward_range[0]), float(reward_range[1]))
+        self.truncated_reward = truncated_reward
         self.success = spec.reward_threshold if success is None and spec else success
         self.actions = _action_names(self.foreign.action_space, actions)
         self.action_space = TextSpace(examples=[f"[{name}]" for name in self.actions or ()])
@@ -97,13 +104,13 @@ class GymnasiumText(ChatEnv):
 
     def respond(self, action: Message) -> Reply:
         choice = self.read(action.content)
-        if choice is None:
-            notice = f"There is no legal action in your reply. {self._how_to_act()}"
-            return Reply((Message("user", notice),))
+        legal, notice = choice is not None, ""
+        if not legal:
+            choice, notice = self._drawn()
         with self._random.lent():
             observation, reward, terminated, truncated, _ = self.foreign.step(choice)
-            text = self.describe(observation)
-        value = float(reward)
+            text = notice + self.describe(observation)
+        value = float(reward) if legal else min(float(reward), 0.0)
         self.episode.memory += value
         if not terminated and not truncated:
             return Reply((Message("user", text),), value)
@@ -143,6 +150,18 @@ class GymnasiumText(ChatEnv):
     def close(self) -> None:
         super().close()
         self.foreign.close()
+
+    def _drawn(self) -> tuple[Any, str]:
+        """A legal action that follows from the episode's seed, and the notice that it is played."""
+        space = self.foreign.action_space
+        space.seed(int(self.np_random.integers(2**31)))
+        choice = space.sample()
+        names = {number: name for name, number in (self.actions or {}).items()}
+        played = f"[{names[int(choice)]}]" if names else repr(choice)
+        return choice, (
+            f"There is no legal action in your reply, so {played} was played. "
+            f"{self._how_to_act()}\n\n"
+        )
 
     def _how_to_act(self) -> str:
         if self.actions is None:

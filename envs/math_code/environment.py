@@ -54,6 +54,8 @@ class MathCode(InterpreterEnv):
         sandbox: where code runs (default: one local sandbox shared by the process).
     """
 
+    truncated_reward = 0.0  # the only rewards below 0 are prices, taken as the calls are made
+
     def __init__(
         self,
         *,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -171,8 +172,23 @@ def test_options_that_cannot_work_are_refused():
         Chat(template="one")
     with pytest.raises(ValueError, match="scripted"):
         Chat(user="engine")
-    env = Chat(reward="some/model")
+    with pytest.warns(UserWarning, match="give truncated_reward"):
+        env = Chat(reward="some/model")
     assert env.reward.answer_of is str and env.reward_range[1] == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("options", "earned"),
+    [
+        ({"reward": "some/model", "truncated_reward": -8.0}, -8.0),
+        ({"reward": "some/model", "reward_range": (-5.0, 5.0)}, -5.0),
+        ({}, 0.0),
+    ],
+)
+def test_what_a_reply_that_is_cut_off_earns(options, earned):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Chat(**options).cut_off(0.0) == earned
 
 
 def test_tasks_of_any_source_and_disjoint_shipped_splits(tmp_path):

@@ -249,6 +249,8 @@ def test_running_out_of_turns_is_no_way_around_the_price(sandbox):
     rewards, info = priced(sandbox, [fenced("1")] * 3, max_turns=3)
     assert sum(rewards) == pytest.approx(-0.1) and info["outcome"] is Outcome.TRUNCATED
     assert info["reward_parts"] == {"calls": pytest.approx(-0.1)}
+    env = palestra.make("palestra/MathCode-v0", sandbox=sandbox, **PRICED).unwrapped
+    assert env.cut_off(-0.05) == -0.05  # as a wrong answer then would
 
 
 def test_only_calls_that_ran_are_charged(sandbox):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 
 import gymnasium
@@ -87,19 +88,64 @@ def test_frozen_lake_is_crossed_by_name():
     assert info["reward_parts"] == {"return": 1.0}
 
 
-@pytest.mark.parametrize("text", ["go down", "[4]", "[-1]", "", "[down]", "[0] or [5]", "[0\n]"])
-def test_an_illegal_action_is_an_observation_and_moves_nothing(text):
-    env = GymnasiumText(name="FrozenLake-v1", options={"is_slippery": False})
-    env.reset(seed=0)
-    env.step("[1]")
-    observation, reward, ended, truncated, _ = env.step(text)
-    assert (
-        "no legal action" in observation[0].content
-        and "[0], [1], [2], [3]" in observation[0].content
+@pytest.mark.parametrize("text", ["go down", "[4]", "[-1]", "", "[north]", "[0] or [5]", "[0\n]"])
+def test_an_illegal_reply_is_told_so_and_one_of_the_legal_actions_is_played(text):
+    env = GymnasiumText(
+        name="FrozenLake-v1",
+        options={"is_slippery": False},
+        actions=["left", "down", "right", "up"],
     )
-    assert (reward, ended, truncated) == (0.0, False, False)
-    observation, *_ = env.step("[0]")
-    assert "SFFF\n[F]HFH" in observation[0].content
+    reached = {"left": "[S]", "up": "[S]", "down": "\n[F]HFH", "right": "S[F]FF"}
+    seen = set()
+    for seed in range(12):
+        env.reset(seed=seed)
+        observation, reward, ended, truncated, _ = env.step(text)
+        notice, board = observation[0].content.split("\n\n")
+        played = re.search(r"no legal action in your reply, so \[(\w+)\] was played", notice)[1]
+        assert "[left], [down], [right], [up]" in notice and reached[played] in f"\n{board}"
+        assert (reward, ended, truncated) == (0.0, False, False)
+        seen.add(played)
+    assert len(seen) > 2
+
+
+def total(env, seed, reply):
+    """What an episode pays; `reply` may depend on the number of the turn."""
+    env.reset(seed=seed, options={"task": seed})
+    earned = 0.0
+    for turn in range(env.max_turns):
+        _, reward, ended, truncated, info = env.step(reply(turn))
+        earned += reward
+        if ended or truncated:
+            return earned, info
+    raise AssertionError("no end")
+
+
+@pytest.mark.parametrize("name", ["Taxi-v4", "CliffWalking-v1", "MountainCar-v0"])
+def test_not_to_act_is_no_cheaper_than_to_act(name):
+    env = GymnasiumText(name=name, max_turns=60)
+    refused = [total(env, seed, lambda turn: "hm")[0] for seed in range(5)]
+    harmless = [total(env, seed, lambda turn: "[0]")[0] for seed in range(5)]
+    assert max(refused) <= -60 == min(harmless)
+    assert refused == [total(env, seed, lambda turn: "hm")[0] for seed in range(5)]
+    env.reset(seed=3)
+    env.step("hm")
+    point = env.snapshot()
+    ends = [[env.step("hm")[:2] for _ in range(5)] for _ in (0, 1) if env.restore(point) is None]
+    assert ends[0] == ends[1]
+
+
+def test_not_to_act_is_not_paid():
+    env = GymnasiumText(name="CartPole-v1", success=1.0)
+    earned, info = total(env, 0, lambda turn: "hm")
+    assert (earned, info["correct"], info["reward_parts"]) == (0.0, False, {"return": 0.0})
+    assert total(env, 0, lambda turn: f"[{turn % 2}]")[0] > 10
+
+
+def test_a_budget_that_ends_an_episode_early_may_cost():
+    env = GymnasiumText(name="MountainCar-v0", truncated_reward=-200)
+    assert env.cut_off(-3.0) == -203.0
+    env = GymnasiumText(name="MountainCar-v0", reward_range=(-200, 0))
+    assert env.cut_off(-3.0) == -200.0
 
 
 def test_the_foreign_limit_truncates():
