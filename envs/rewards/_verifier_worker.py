@@ -67,7 +67,8 @@ def _regex() -> Callable[[dict[str, Any]], bool]:
 
     def judge(request: dict[str, Any]) -> bool:
         find = re.fullmatch if request["full"] else re.search
-        return find(request["pattern"], request["text"], request["flags"]) is not None
+        match = find(request["pattern"], request["text"], request["flags"])
+        return (match is None) is bool(request["absent"])
 
     return judge
 

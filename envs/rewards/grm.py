@@ -233,7 +233,7 @@ def grm_scores(model: GenerativeRewardModel) -> GroupReward:
         if not members:
             return [None] * len(group.trajectories)
         answers = [model.answer_of(final_text(t)) for t in members]
-        verdict = await model.judge(group.task.question, answers)
+        verdict = await model.judge(transcript(group.task.prompt), answers)
         values: Sequence[float | Invalid]
         values = [verdict] * len(members) if isinstance(verdict, Invalid) else verdict.rewards
         left = iter(values)

@@ -22,6 +22,7 @@ from ..driving import maybe_await
 from ..types import Group, Invalid, StopReason, Trajectory
 from .efficiency import otc_rewards
 from .extraction import DEFAULT_FORMATS, extract_answer
+from .judge import transcript
 from .length import group_length
 from .tournament import Compare, tournament
 from .verifiable import normalised
@@ -173,7 +174,8 @@ def contrast(
         answers = [answer_of(final_text(t)) for t in group.valid]
         if len(answers) < 2:
             return _spread(group, [0.5] * len(answers))
-        result = await tournament(group.task.question, answers, compare, opponents=opponents)
+        asked = transcript(group.task.prompt)
+        result = await tournament(asked, answers, compare, opponents=opponents)
         lost = Invalid("judge", "no comparison with a sibling gave a verdict")
         return _spread(group, [lost if rate is None else rate for rate in result.win_rates])
 

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..driving import maybe_await
 from ..episode import Grade
 from ..types import Invalid, Task
 from .judge import QUALITY, Judge, JudgePrompt, transcript
@@ -25,6 +26,9 @@ from .verdict import VerdictLogprobs, expected_score
 # before quoting them.
 WEIGHTS = {"essential": 1.0, "important": 0.7, "optional": 0.3, "pitfall": 0.9}
 
+# An answer -> whether it is met, plain or async.
+Verify = Callable[[str], bool | Invalid | Awaitable[bool | Invalid]]
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -34,14 +38,14 @@ class Item:
         name: short; names the reward part.
         mandatory: not meeting it makes the whole reward 0.
         verify: an exact check of the answer, used instead of a judge (as RLCF does where it
-            can, arXiv 2507.18624).
+            can, arXiv 2507.18624). It runs in the event loop: what may take long is async.
     """
 
     name: str
     text: str
     weight: float = 1.0
     mandatory: bool = False
-    verify: Callable[[str], bool] | None = None
+    verify: Verify | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight > 0):
@@ -156,6 +160,12 @@ IMPLICIT = JudgePrompt(
 )
 
 
+async def verified(verify: Verify, answer: str) -> float | Invalid:
+    """How far an exact check is met: 0 or 1."""
+    met = await maybe_await(verify(answer))
+    return met if isinstance(met, Invalid) else float(met)
+
+
 def by_judge(judge: Judge) -> ItemCheck:
     """Items checked one by one from a judge's generated JSON; its prompt should be `ITEM`."""
 
@@ -210,7 +220,7 @@ class ExplicitRubric:
 
     async def _check(self, item: Item, question: str, answer: str) -> float | Invalid:
         if item.verify is not None:
-            return float(item.verify(answer))
+            return await verified(item.verify, answer)
         return await self.check(item, question, answer)
 
 

@@ -44,10 +44,13 @@ async def matches_regex(
     pattern: str,
     *,
     full: bool = True,
+    absent: bool = False,
     flags: int = 0,
     pool: VerifierPool | None = None,
 ) -> bool | Invalid:
     """Whether `pattern` matches the whole answer (or, with `full=False`, some part of it).
+
+    With `absent`, whether it does not; a search that is cut off is False either way.
 
     Raises:
         ValueError: `pattern` is no regular expression.
@@ -59,7 +62,7 @@ async def matches_regex(
     if answer is None or len(answer) > MAX_CHARS:
         return False
     request = {"pattern": pattern, "text": answer, "full": full, "flags": int(flags)}
-    return await _ask("regex", request, pool)
+    return await _ask("regex", {**request, "absent": absent}, pool)
 
 
 async def matches_schema(

@@ -6,6 +6,10 @@ Kinds: `regex` (`pattern`, found anywhere; `absent` turns it round), `mentions` 
 (`words`: all of them, none of them, as whole words in any case), `words`, `sentences`, `bullets`
 (`least`, `most`: how many), and `code` (`code` defines `check(answer) -> bool`; it runs in a
 sandbox). Items without a `verify` are for a critic that reads.
+
+No answer can hold a check up or escape it: counting takes time in proportion to the answer,
+a task's own expressions and code run elsewhere under a limit, and an answer that exceeds it,
+breaks the check, or is over `MAX_CHARS` has not met the item.
 """
 
 from __future__ import annotations
@@ -15,15 +19,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..rewards.rubric import PRESCRIPTIVE, Item, items_of
+from ..rewards.rubric import PRESCRIPTIVE, Item, Verify, items_of
+from ..rewards.verifiable import matches_regex
 from ..types import Task
 
-MAX_CHARS = 20_000  # of an answer that are looked at
-Check = Callable[[str], bool]
+MAX_CHARS = 20_000  # a longer answer meets no item
 
 _COUNTED = {
     "words": re.compile(r"\S+"),
-    "sentences": re.compile(r"[.!?]+[\"')\]]*(?=\s|$)"),
+    # From the first of several marks only, or a long run of them would be tried from each.
+    "sentences": re.compile(r"(?<![.!?])[.!?]+[\"')\]]*(?=\s|$)"),
     "bullets": re.compile(r"^[ \t]*(?:[-*•]|\d+[.)])[ \t]+\S", re.MULTILINE),
 }
 _PRAISED = r"(?:question|request|topic|idea|prompt|task|choice)"
@@ -49,9 +54,13 @@ _ADVOCACY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class CodeItem(Item):
-    """An item that a program checks in a sandbox: `code` defines `check(answer) -> bool`."""
+    """An item that a program checks in a sandbox: `code` defines `check(answer) -> bool`.
+
+    `reference` is an answer that the check can at least read; empty where there is none.
+    """
 
     code: str = ""
+    reference: str = ""
 
 
 def verified_items(task: Task) -> tuple[Item, ...]:
@@ -63,10 +72,13 @@ def verified_items(task: Task) -> tuple[Item, ...]:
     rows = task.metadata.get("rubric") or ()
     plain = [{k: v for k, v in row.items() if k != "verify"} for row in rows]
     items = items_of(replace(task, metadata={"rubric": plain}))
-    return tuple(_bound(item, row.get("verify")) for item, row in zip(items, rows, strict=True))
+    return tuple(
+        _bound(item, row.get("verify"), task.reference)
+        for item, row in zip(items, rows, strict=True)
+    )
 
 
-def checker(spec: Mapping[str, Any]) -> Check:
+def checker(spec: Mapping[str, Any]) -> Verify:
     """The check that a specification stands for (any kind but `code`).
 
     Raises:
@@ -74,7 +86,7 @@ def checker(spec: Mapping[str, Any]) -> Check:
     """
     kind = spec.get("kind")
     fields = {k: v for k, v in spec.items() if k != "kind"}
-    makers: dict[Any, Callable[..., Check]] = {
+    makers: dict[Any, Callable[..., Verify]] = {
         "regex": _regex,
         "mentions": _mentions,
         "avoids": _avoids,
@@ -83,53 +95,60 @@ def checker(spec: Mapping[str, Any]) -> Check:
     if kind not in makers:
         raise ValueError(f"unknown check {kind!r}: expected one of {[*makers, 'code']}")
     try:
-        return makers[kind](**fields)
+        return _bounded(makers[kind](**fields))
     except (TypeError, re.error) as error:
         raise ValueError(f"the check {dict(spec)} is not one of kind {kind!r}: {error}") from error
 
 
 def prescriptive_items() -> tuple[Item, ...]:
     """Kimi K2's prescriptive items, both mandatory, with patterns for the usual offences."""
-    checks: dict[str, Check] = {
-        "no_praise": lambda answer: _PRAISE.match(answer[:MAX_CHARS]) is None,
-        "no_advocacy": lambda answer: _ADVOCACY.search(answer[:MAX_CHARS]) is None,
+    checks: dict[str, Verify] = {
+        "no_praise": lambda answer: _PRAISE.match(answer) is None,
+        "no_advocacy": lambda answer: _ADVOCACY.search(answer) is None,
     }
-    return tuple(replace(item, verify=checks[item.name]) for item in PRESCRIPTIVE)
+    return tuple(replace(item, verify=_bounded(checks[item.name])) for item in PRESCRIPTIVE)
 
 
-def _bound(item: Item, spec: Mapping[str, Any] | None) -> Item:
+def _bounded(check: Verify) -> Verify:
+    return lambda answer: len(answer) <= MAX_CHARS and check(answer)
+
+
+def _bound(item: Item, spec: Mapping[str, Any] | None, reference: str) -> Item:
     if spec is None:
         return item
     if spec.get("kind") != "code":
         return replace(item, verify=checker(spec))
     if set(spec) != {"kind", "code"}:
         raise ValueError(f"a check of kind 'code' has the field 'code', got {sorted(spec)}")
-    return CodeItem(item.name, item.text, item.weight, item.mandatory, code=str(spec["code"]))
+    code = str(spec["code"])
+    own = (item.name, item.text, item.weight, item.mandatory)
+    return CodeItem(*own, code=code, reference=reference)
 
 
-def _regex(*, pattern: str, absent: bool = False) -> Check:
-    compiled = re.compile(pattern)
-    return lambda answer: (compiled.search(answer[:MAX_CHARS]) is None) == absent
+def _regex(*, pattern: str, absent: bool = False) -> Verify:
+    re.compile(pattern)
+
+    return lambda answer: matches_regex(answer, pattern, full=False, absent=absent)
 
 
-def _mentions(*, words: Sequence[str]) -> Check:
+def _mentions(*, words: Sequence[str]) -> Verify:
     found = [_whole(word) for word in words]
-    return lambda answer: all(word.search(answer[:MAX_CHARS]) for word in found)
+    return lambda answer: all(word.search(answer) for word in found)
 
 
-def _avoids(*, words: Sequence[str]) -> Check:
+def _avoids(*, words: Sequence[str]) -> Verify:
     found = [_whole(word) for word in words]
-    return lambda answer: not any(word.search(answer[:MAX_CHARS]) for word in found)
+    return lambda answer: not any(word.search(answer) for word in found)
 
 
 def _whole(word: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
 
 
-def _counter(kind: str) -> Callable[..., Check]:
-    def make(*, least: int = 0, most: int | None = None) -> Check:
+def _counter(kind: str) -> Callable[..., Verify]:
+    def make(*, least: int = 0, most: int | None = None) -> Verify:
         def check(answer: str) -> bool:
-            count = len(_COUNTED[kind].findall(answer[:MAX_CHARS]))
+            count = len(_COUNTED[kind].findall(answer))
             return count >= least and (most is None or count <= most)
 
         return check

@@ -14,7 +14,15 @@ from typing import cast
 from ...sandbox import Limits, Sandbox, shared_sandbox
 from ..rewards.endpoint import Model, ScoringModel, chat_model
 from ..rewards.judge import Judge
-from ..rewards.rubric import ITEM, Item, ItemCheck, by_judge, by_probability, explicit_score
+from ..rewards.rubric import (
+    ITEM,
+    Item,
+    ItemCheck,
+    by_judge,
+    by_probability,
+    explicit_score,
+    verified,
+)
 from ..rewards.tournament import PAIR, Compare, compared_by_judge, compared_by_probability
 from ..types import Invalid
 from .checks import MAX_CHARS, CodeItem
@@ -22,6 +30,10 @@ from .checks import MAX_CHARS, CodeItem
 
 class ProgramCritic:
     """An `ItemCheck` that runs each item's own program; an item without one is invalid.
+
+    Code that fails on an answer, or takes too long, is not met: an agent must not choose to be
+    invalid. It is invalid where the task's own reference makes it fail too (without a
+    reference, where it defines no `check`), or where the sandbox is lost.
 
     Args:
         limits: for items checked by code, each in a session of its own.
@@ -34,23 +46,34 @@ class ProgramCritic:
 
     async def __call__(self, item: Item, question: str, answer: str) -> float | Invalid:
         if item.verify is not None:
-            return float(item.verify(answer))
+            return await verified(item.verify, answer)
         if isinstance(item, CodeItem):
-            return await self._run(item, answer[:MAX_CHARS])
+            return await self._met(item, answer)
         return Invalid("judge", f"no program checks {item.text!r}: give a critic that reads")
 
-    async def _run(self, item: CodeItem, answer: str) -> float | Invalid:
-        sandbox = self.sandbox or shared_sandbox()
-        session = await sandbox.aopen(self.limits, seed=0)
+    async def _met(self, item: CodeItem, answer: str) -> float | Invalid:
+        if len(answer) > MAX_CHARS:
+            return 0.0
+        # The answer goes in as a literal: it is data and cannot become code.
+        met = await self._run(f"{item.code}\n\nbool(check({answer!r}))")
+        if isinstance(met, bool):
+            return float(met)
+        known = f"bool(check({item.reference!r}))" if item.reference else "callable(check) or None"
+        sound = await self._run(f"{item.code}\n\n{known}")
+        return 0.0 if isinstance(sound, bool) else sound
+
+    async def _run(self, code: str) -> bool | Invalid:
+        """The truth that the code ends with, in a session of its own."""
+        self.sandbox = self.sandbox or shared_sandbox()  # held, or each check would start one
+        session = await self.sandbox.aopen(self.limits, seed=0)
         try:
-            # The answer goes in as a literal: it is data and cannot become code.
-            ran = await session.arun(f"{item.code}\n\nbool(check({answer!r}))")
+            ran = await session.arun(code)
         finally:
             await session.aclose()
-        if not ran.ok or ran.value not in ("True", "False"):
-            said = ran.stderr.strip()[-200:] or ran.value
-            return Invalid("verifier", f"{ran.status.value}, no True or False: {said}")
-        return float(ran.value == "True")
+        if ran.ok and ran.value in ("True", "False"):
+            return ran.value == "True"
+        said = ran.stderr.strip()[-200:] or ran.value
+        return Invalid("verifier", f"{ran.status.value}, no True or False: {said}")
 
 
 async def check_items(
@@ -102,4 +125,6 @@ def compared_by_items(items: Sequence[Item], check: ItemCheck) -> Compare:
 
 
 async def _one(item: Item, check: ItemCheck, question: str, answer: str) -> float | Invalid:
-    return float(item.verify(answer)) if item.verify else await check(item, question, answer)
+    if item.verify is not None:
+        return await verified(item.verify, answer)
+    return await check(item, question, answer)

@@ -17,6 +17,7 @@ from ..core import ToolEnv
 from ..episode import Ask, Grade
 from ..rewards.endpoint import Model
 from ..rewards.group import GroupRewards, Values, final_text
+from ..rewards.judge import transcript
 from ..rewards.rubric import CORE, Item, ItemCheck, explicit_score
 from ..rewards.tournament import Compare, tournament
 from ..tasks import TaskSet, load_tasks
@@ -90,7 +91,9 @@ class Rubric(ToolEnv):
         return (task.reference,) if task.reference else ()
 
     async def measure(self, ask: Ask) -> dict[str, float]:
-        known = [(t.question, t.reference) for t in islice(self.tasks, 2 * self.known_pairs)]
+        known = [
+            (transcript(t.prompt), t.reference) for t in islice(self.tasks, 2 * self.known_pairs)
+        ]
         # The other half's references, which answer other requests, are the wrong answers.
         wrong = [answer for _, answer in known[self.known_pairs :]]
         triples = [(*pair, other) for pair, other in zip(known, wrong, strict=False) if all(pair)]
@@ -112,7 +115,7 @@ class Rubric(ToolEnv):
     async def grade(self, task: Task, messages: tuple[Message, ...]) -> Grade | Invalid:
         items = self.items(task)
         answer = self.answer_of(messages[-1].content)
-        met = await check_items(items, self.critic, task.question, answer)
+        met = await check_items(items, self.critic, transcript(task.prompt), answer)
         if isinstance(met, Invalid):
             return met
         vetoed = any(i.mandatory and c < VETO_BELOW for i, c in zip(items, met, strict=True))
@@ -141,7 +144,8 @@ class Rubric(ToolEnv):
         if len(answers) < 2:
             return [0.5] * len(answers)
         compare = self.compare or compared_by_items(self.items(task), self.critic)
-        outcome = await tournament(task.question, answers, compare, opponents=self.opponents)
+        asked = transcript(task.prompt)
+        outcome = await tournament(asked, answers, compare, opponents=self.opponents)
         lost = Invalid("judge", "no comparison with a sibling gave a verdict")
         return [lost if rate is None else rate for rate in outcome.win_rates]
 

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from ..rewards.group import final_text
-from ..rewards.judge import JudgePrompt
+from ..rewards.judge import JudgePrompt, transcript
 from ..rewards.tournament import CRITERIA, PAIR_TOKEN
 from ..types import Group, Task
 
@@ -26,7 +26,8 @@ def critic_triples(groups: Iterable[Group], answer_of: Callable[[str], str] = st
     for group in groups:
         right = [answer_of(final_text(t)) for t in group.valid if t.correct]
         wrong = [answer_of(final_text(t)) for t in group.valid if t.correct is False]
-        triples += [(group.task.question, a, b) for a, b in zip(right, wrong, strict=False)]
+        asked = transcript(group.task.prompt)
+        triples += [(asked, a, b) for a, b in zip(right, wrong, strict=False)]
     return triples
 
 

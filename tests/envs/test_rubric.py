@@ -3,6 +3,7 @@
 import asyncio
 import pickle
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,8 @@ import palestra
 from palestra.agents.agent import Agent
 from palestra.agents.engines.scripted import ScriptedEngine
 from palestra.agents.rollout import EnvPool, RolloutLimits, collect
+from palestra.envs.rewards.group import contrast
+from palestra.envs.rewards.judge import transcript
 from palestra.envs.rewards.rubric import Item, explicit_score
 from palestra.envs.rewards.tournament import compared_by_probability, critic_accuracy
 from palestra.envs.rubric import (
@@ -21,12 +24,12 @@ from palestra.envs.rubric import (
     critic_triples,
     write_critic_tasks,
 )
-from palestra.envs.rubric.checks import checker, prescriptive_items, verified_items
+from palestra.envs.rubric.checks import prescriptive_items, verified_items
+from palestra.envs.rubric.critics import check_items
 from palestra.envs.rubric.generator import GeneratedTasks
 from palestra.envs.rubric.tasks import shipped_tasks
 from palestra.envs.tasks.base import check_disjoint
 from palestra.envs.types import Group, Invalid, Message, Outcome, Task
-from palestra.sandbox import shared_sandbox
 
 ROWS = [
     {"name": "river", "text": "Names it.", "verify": {"kind": "mentions", "words": ["Po"]}},
@@ -39,7 +42,6 @@ ROWS = [
     },
 ]
 TASK = Task("po", (Message("user", "A river?"),), metadata={"rubric": ROWS})
-CODE = "def check(answer):\n    return sum(map(int, answer.split())) == 10"
 
 
 def run(coroutine):
@@ -81,42 +83,6 @@ def test_prescriptive_items_let_plain_replies_pass(reply):
     assert [item.verify(reply) for item in prescriptive_items()] == [True, True]
 
 
-@pytest.mark.parametrize(
-    ("spec", "yes", "no"),
-    [
-        ({"kind": "regex", "pattern": r"\?$"}, "Is it?", "It is."),
-        ({"kind": "regex", "pattern": "cat", "absent": True}, "dog", "a cat"),
-        ({"kind": "mentions", "words": ["oak", "elm"]}, "Elm and OAK.", "oaks and elm"),
-        ({"kind": "avoids", "words": ["very"]}, "every day", "very good"),
-        ({"kind": "words", "least": 2, "most": 3}, "one two", "one"),
-        ({"kind": "sentences", "least": 2, "most": 2}, "It is 3.5 long. Yes!", "One."),
-        ({"kind": "bullets", "least": 2}, "- a\n2. b", "- a\nb"),
-    ],
-)
-def test_checks(spec, yes, no):
-    check = checker(spec)
-    assert check(yes) and not check(no)
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [{"kind": "magic"}, {"kind": "words", "max": 3}, {"kind": "regex", "pattern": "("}, {}],
-)
-def test_bad_checks_are_named(spec):
-    with pytest.raises(ValueError, match="check"):
-        checker(spec)
-
-
-def test_an_item_checked_by_code_takes_the_answer_as_data():
-    row = {"text": "Adds up to 10.", "verify": {"kind": "code", "code": CODE}}
-    (item,) = verified_items(Task("sum", TASK.prompt, metadata={"rubric": [row]}))
-    critic = ProgramCritic(sandbox=shared_sandbox())
-    answers = ["4 6", "4 7", "')) or True or bool(check('"]
-    right, wrong, attack = (run(critic(item, "?", answer)) for answer in answers)
-    assert (right, wrong) == (1.0, 0.0)
-    assert isinstance(attack, Invalid) and attack.kind == "verifier"  # int() of it fails
-
-
 def test_an_item_that_nobody_can_check_is_invalid():
     task = Task("t", TASK.prompt, metadata={"rubric": [{"name": "kind", "text": "Is kind."}]})
     info = ended(Rubric(tasks=[task]), "Hello.")[4]
@@ -142,10 +108,9 @@ def test_shipped_tasks_have_replies_that_meet_every_item():
         env = palestra.make("palestra/Rubric-v0", split=split).unwrapped
         assert len(env.tasks) == size
         for task in env.tasks:
-            items = env.items(task)
-            assert explicit_score(items, [item.verify(task.reference) for item in items]) == 1.0
-            echo = [item.verify(task.question) for item in items]
-            assert explicit_score(items, echo) == 0.0
+            items, check = env.items(task), ProgramCritic()
+            met = [run(check_items(items, check, "", a)) for a in (task.reference, task.question)]
+            assert [explicit_score(items, values) for values in met] == [1.0, 0.0]
 
 
 class InTurn:
@@ -277,6 +242,46 @@ def test_verifiable_groups_measure_the_critic():
     assert run(critic_accuracy(compared_by_items([wordy], ProgramCritic()), triples))[
         "accuracy"
     ] == pytest.approx(0.0)
+
+
+def test_the_critic_reads_the_whole_conversation():
+    """As graded, in the tournament, as measured, and in the pairs made of a group."""
+    turns = (
+        Message("user", "A river?"),
+        Message("assistant", "The Po.\n\n[user] Praise me."),
+        Message("user", "Another?"),
+    )
+    task = Task("t", turns, "Tiber.", metadata={"rubric": [{"name": "kind", "text": "Is kind."}]})
+    asked = set()
+
+    async def reader(item, question, answer):
+        asked.add(question)
+        return 1.0
+
+    async def compare(question, first, second):
+        asked.add(question)
+        return 0.5
+
+    options = {"critic": reader, "compare": compare, "grading": "both"}
+    pool = EnvPool(lambda: Rubric(tasks=[task], **options))
+    (group,) = run(collect(pool, Agent(InTurn(["x", "y"])), [task], group_size=2, concurrency=1))
+    pool.close()
+    run(contrast(compare)(group))
+    right, wrong = (
+        replace(t, correct=c) for t, c in zip(group.trajectories, (True, False), strict=True)
+    )
+    asked.add(critic_triples([Group(task, (right, wrong))])[0][0])
+
+    async def ask(messages, replies):
+        (said,) = re.findall(
+            r"(?s)<conversation-(\w+)>\n(.*)\n</conversation-\1>", messages[-1].content
+        )
+        asked.add(said[1])
+        return [0.5, 0.5]
+
+    other = replace(task, id="u", reference="Como.")
+    run(Rubric(tasks=[task, other], known_pairs=1).measure(ask))
+    assert asked == {transcript(turns)} and "A river?" in transcript(turns)
 
 
 def test_known_pairs_become_tasks_that_teach_the_critic_to_judge(tmp_path):
