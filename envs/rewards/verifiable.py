@@ -47,10 +47,12 @@ async def matches_regex(
     absent: bool = False,
     flags: int = 0,
     pool: VerifierPool | None = None,
+    cpu_s: float | None = None,
 ) -> bool | Invalid:
     """Whether `pattern` matches the whole answer (or, with `full=False`, some part of it).
 
     With `absent`, whether it does not; a search that is cut off is False either way.
+    `cpu_s` is what it may use (default: the pool's limit).
 
     Raises:
         ValueError: `pattern` is no regular expression.
@@ -62,7 +64,7 @@ async def matches_regex(
     if answer is None or len(answer) > MAX_CHARS:
         return False
     request = {"pattern": pattern, "text": answer, "full": full, "flags": int(flags)}
-    return await _ask("regex", {**request, "absent": absent}, pool)
+    return await _ask("regex", {**request, "absent": absent}, pool, cpu_s)
 
 
 async def matches_schema(
@@ -117,9 +119,11 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-async def _ask(kind: str, request: Mapping[str, Any], pool: VerifierPool | None) -> bool | Invalid:
+async def _ask(
+    kind: str, request: Mapping[str, Any], pool: VerifierPool | None, cpu_s: float | None = None
+) -> bool | Invalid:
     try:
-        verdict = await (pool or default_pool()).aask(kind, request)
+        verdict = await (pool or default_pool()).aask(kind, request, cpu_s=cpu_s)
     except VerifierError as error:
         return Invalid("verifier", str(error))
     if verdict.status == "failed" and not verdict.message.startswith(_PROVOKED):

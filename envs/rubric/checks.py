@@ -24,6 +24,7 @@ from ..rewards.verifiable import matches_regex
 from ..types import Task
 
 MAX_CHARS = 20_000  # a longer answer meets no item
+REGEX_CPU_S = 1.0  # for a task's own expression
 
 _COUNTED = {
     "words": re.compile(r"\S+"),
@@ -127,8 +128,9 @@ def _bound(item: Item, spec: Mapping[str, Any] | None, reference: str) -> Item:
 
 def _regex(*, pattern: str, absent: bool = False) -> Verify:
     re.compile(pattern)
-
-    return lambda answer: matches_regex(answer, pattern, full=False, absent=absent)
+    return lambda answer: matches_regex(
+        answer, pattern, full=False, absent=absent, cpu_s=REGEX_CPU_S
+    )
 
 
 def _mentions(*, words: Sequence[str]) -> Verify:
