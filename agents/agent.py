@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from ..envs.core import ChatEnv
 from ..envs.types import Completion, FinishReason, Message
-from .engines.base import Engine, SamplingParams
+from .engines.base import ContextOverflow, Engine, SamplingParams
 from .rendering import Renderer
 from .seeding import derive_seed
 
@@ -39,10 +39,11 @@ class Agent:
         """Sample one turn after `context`, and its text.
 
         A turn may take several requests: the fenced protocol's stop strings depend on what
-        was written so far.
+        was written so far. Where the context is full after the first, the turn ends there.
 
         Raises:
-            ContextOverflow, EngineError: from the engine.
+            ContextOverflow: there is no room for a single token.
+            EngineError: from the engine.
         """
         turn: Completion | None = None
         text = ""
@@ -50,7 +51,13 @@ class Agent:
             written = turn.token_ids if turn else ()
             params = self._params(env, renderer, text, max_tokens - len(written))
             params = replace(params, seed=derive_seed(seed, piece))
-            part = await self.engine.generate([*context, *written], params)
+            try:
+                part = await self.engine.generate([*context, *written], params)
+            except ContextOverflow:
+                if turn is None:
+                    raise
+                turn = replace(turn, finish_reason=FinishReason.LENGTH)
+                break
             turn = turn + part if turn else part
             text = renderer.decode(turn.token_ids)
             if part.finish_reason is not FinishReason.STOP_STRING or not _is_open(env, text):

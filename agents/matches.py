@@ -133,8 +133,6 @@ async def _play(
             )
         except ContextOverflow:
             turn = StopReason.CONTEXT_OVERFLOW
-        if turn is StopReason.ENGINE_ERROR:
-            raise EngineError(f"the engine of {seat!r} aborted a completion")
         if isinstance(turn, StopReason):
             stops[seat] = turn
             env.give_up()

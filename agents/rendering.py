@@ -1,8 +1,8 @@
 """From messages to token ids, by appending only.
 
 What was sampled stays as it was sampled: an observation is rendered as the ids to put
-*after* it, never by rendering the conversation again. Text that comes from outside (tool
-output, user text) can never turn into control tokens.
+*after* it, never by rendering the conversation again. Text that comes from outside (what
+messages hold, and what tools say of themselves) can never turn into control tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..envs.protocols import Protocol
 from ..envs.types import Message
 from .engines.base import Tokenizer
 
-# Stands for content while a template is rendered. Content that holds such a character
+# Stands for text from outside while a template is rendered. What holds such a character
 # itself is never rendered with the template, so it cannot be mistaken for one.
 _SLOT = "\ue000{}\ue001"
 _SLOTS = re.compile("\ue000(\\d+)\ue001")
@@ -57,6 +57,8 @@ class Renderer:
         self._tools = list(tools) if template_shows_tools and not self._inline else []
         self._instructions = "" if self._tools or self._inline else tool_instructions
         self._controls = _control_strings(tokenizer)
+        words = sorted((*self._controls, _SLOT[0]), key=len, reverse=True)
+        self._hostile = re.compile("|".join(map(re.escape, words)))
         self._turn_end = self._find_turn_end()
         self.stop_token_ids = self._find_stop_token_ids()
 
@@ -121,24 +123,34 @@ class Renderer:
         """Ids of a rendered conversation, or of the part of its text that `cut` keeps.
 
         Where a content holds the text of a control token, it is encoded apart from the
-        template, as plain text; else all is encoded in one go, as everybody does.
+        template, as plain text; else all is encoded in one go, as everybody does. What else
+        there is (names, calls, tools) a template may leave out, repeat or write in another way,
+        so there only the text of the control token itself is kept apart.
         """
-        contents = [_encodable(m.content) for m in messages]
-        messages = [replace(m, content=c) for m, c in zip(messages, contents, strict=True)]
-        hostile = any(word in c for c in contents for word in (*self._controls, "\ue000"))
-        slots = len(messages) if hostile else dummies
-        slotted = [
-            replace(m, content=_SLOT.format(i)) if i < slots else m for i, m in enumerate(messages)
-        ]
-        text = cut(self._template(slotted, add_generation_prompt=True))
-        found = _SLOTS.findall(text)
-        if found != [str(i) for i in range(dummies, slots)]:
-            raise RenderingError("the chat template drops, repeats or reorders messages")
+        outside = [_encodable(m.content) for m in messages]  # what the slots stand for
+        slots = len(messages) if any(map(self._hostile.search, outside)) else dummies
+
+        def kept_apart(word: re.Match[str]) -> str:
+            outside.append(word[0])
+            return _SLOT.format(len(outside) - 1)
+
+        def tame(text: str) -> str:
+            return self._hostile.sub(kept_apart, _encodable(text))
+
+        slotted = []
+        for i, message in enumerate(messages):
+            shown = _SLOT.format(i) if i < slots else outside[i]
+            slotted.append(_mapped(replace(message, content="").to_dict(), tame))
+            slotted[-1]["content"] = shown
+        tools = _mapped(self._tools, tame)
+        text = cut(self._template(slotted, tools, add_generation_prompt=True))
         pieces = _SLOTS.split(text)  # template, slot, template, slot, ..., template
-        ids: list[int] = []
-        for template, slot in zip(pieces[::2], [*pieces[1::2], None], strict=True):
-            ids += self._encode(template)
-            ids += self._encode_inert(contents[int(slot)]) if slot is not None else []
+        found = [int(slot) for slot in pieces[1::2]]
+        if [slot for slot in found if slot < len(messages)] != list(range(dummies, slots)):
+            raise RenderingError("the chat template drops, repeats or reorders messages")
+        ids = self._encode(pieces[0])
+        for slot, template in zip(found, pieces[2::2], strict=True):
+            ids += self._encode_inert(outside[slot]) + self._encode(template)
         return ids
 
     def _after_assistant(self, full: str, last_id: int | None) -> str:
@@ -157,7 +169,9 @@ class Renderer:
     def _find_turn_end(self) -> str:
         marker = _SLOT.format(1)
         dialogue = [Message("user", _SLOT.format(0)), Message("assistant", marker)]
-        text = self._template(dialogue, add_generation_prompt=False)
+        plain = [message.to_dict() for message in dialogue]
+        tools = _mapped(self._tools, lambda text: self._hostile.sub("", text))
+        text = self._template(plain, tools, add_generation_prompt=False)
         if text.count(marker) != 1:
             raise RenderingError("the chat template does not show assistant messages once")
         return text.split(marker)[1]
@@ -167,10 +181,11 @@ class Renderer:
         ends = (self.tokenizer.eos_token_id, *first)
         return tuple(dict.fromkeys(i for i in ends if i is not None))
 
-    def _template(self, messages: Sequence[Message], **options: Any) -> str:
-        conversation = [m.to_dict() for m in messages]
-        if self._tools:
-            options["tools"] = self._tools
+    def _template(
+        self, conversation: list[dict[str, Any]], tools: list[dict[str, Any]], **options: Any
+    ) -> str:
+        if tools:
+            options["tools"] = tools
         text = self.tokenizer.apply_chat_template(conversation, tokenize=False, **options)
         return str(text)
 
@@ -188,6 +203,17 @@ class Renderer:
 def _encodable(text: str) -> str:
     """The text without lone surrogates, which have no encoding."""
     return text.encode("utf-8", "replace").decode()
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """A JSON value with every string in it changed, keys included."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {_mapped(k, change): _mapped(v, change) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_mapped(v, change) for v in value]
+    return value
 
 
 def _control_strings(tokenizer: Tokenizer) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -138,7 +139,12 @@ async def speak(
     seed: int,
     limits: RolloutLimits,
 ) -> Turn | StopReason:
-    """Sample the next action into `record`; or why there is none to give to the environment."""
+    """Sample the next action into `record`; or why there is none to give to the environment.
+
+    Raises:
+        ContextOverflow: there is no room for a single token.
+        EngineError: the engine failed, or aborted the completion.
+    """
     left = limits.max_tokens - record.num_sampled
     if left < 1:
         return StopReason.MAX_TOKENS
@@ -157,7 +163,9 @@ async def speak(
         generate_s=time.perf_counter() - begun,
     )
     record.turns.append(turn)
-    if completion.finish_reason in (FinishReason.LENGTH, FinishReason.ABORT):
+    if completion.finish_reason is FinishReason.ABORT:
+        raise EngineError("the engine aborted a completion")
+    if completion.finish_reason is FinishReason.LENGTH:
         return _out_of_room(completion, budget)
     return turn
 
@@ -181,8 +189,6 @@ def _take_step(
 
 def _out_of_room(completion: Completion, budget: int) -> StopReason:
     """A turn cut short of its budget was cut by the model's context."""
-    if completion.finish_reason is FinishReason.ABORT:
-        return StopReason.ENGINE_ERROR
     cut_by_context = len(completion.token_ids) < budget
     return StopReason.CONTEXT_OVERFLOW if cut_by_context else StopReason.MAX_TOKENS
 
@@ -343,11 +349,15 @@ async def play(
                 await maybe_await(finished(number, played))
 
     # All are counted before the first begins, and each until it has no successor: between
-    # two episodes of a worker the engine must not take the others for the whole company.
+    # two episodes of a worker the engine must not take the others for the whole company. Each
+    # has a context of its own, by which the engine knows what it asks.
     with ExitStack() as counted:
-        workers = [counted.enter_context(ExitStack()) for _ in range(min(concurrency, len(jobs)))]
-        for live in workers:
-            live.enter_context(engine.episode())
+        workers = [
+            (counted.enter_context(ExitStack()), copy_context())
+            for _ in range(min(concurrency, len(jobs)))
+        ]
+        for live, own in workers:
+            own.run(live.enter_context, engine.episode())
         async with asyncio.TaskGroup() as running:
-            for live in workers:
-                running.create_task(worker(live))
+            for live, own in workers:
+                running.create_task(worker(live), context=own)

@@ -74,7 +74,8 @@ class EnvConfig:
         id: a registered id (`palestra list`).
         options: keyword arguments of its constructor.
         policy_as: arguments that take a model and are given the policy itself, such as `critic`
-            of Rubric; `heldout` may name another in its place.
+            of Rubric; `heldout` may name another in its place. A run stays reproducible as long
+            as an episode that asks it several things at once asks no more until all are answered.
         heldout: arguments that differ when held-out tasks are played; `split` is left out where
             the environment has no splits, and the same tasks serve both ends.
     """

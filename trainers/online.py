@@ -171,6 +171,10 @@ class Trainer:
         by new ones, up to `max_rounds` times.
         """
         self._began = time.perf_counter()
+        # What is cached decides what is prefilled together, and with it the last bits. A resumed
+        # run has nothing left of the evaluation before, so no run may.
+        for agent in (self.agent, *self.opponents.values()):
+            await agent.engine.clear_cache()
         kept: list[Group] = []
         drawn: list[Group] = []
         for round_ in range(self.config.max_rounds):

@@ -118,6 +118,12 @@ class Engine(Protocol):
         """
         ...
 
+    async def clear_cache(self) -> None:
+        """Forget what is kept of past requests: the next ones run as they would on a new engine.
+
+        Requests in flight are finished first. An engine that keeps nothing ignores it.
+        """
+
     async def aclose(self) -> None:
         """Release everything. Idempotent."""
         ...

@@ -346,6 +346,26 @@ def test_continuing_its_own_completion_gives_the_same_tokens(case: Case) -> None
         assert 0 < rest.cached_tokens < rest.prompt_tokens
 
 
+def test_a_cleared_cache_makes_the_engine_as_new(case: Case) -> None:
+    prompt = case.prompt("A somewhat longer question, so that there is something to keep: 1 + 1?")
+    before = case.generate(prompt, temperature=0, max_tokens=12)
+
+    async def clear_while_generating() -> Completion:
+        params = SamplingParams(temperature=0, max_tokens=12)
+        early = asyncio.create_task(case.engine.generate(prompt, params))
+        await asyncio.sleep(0)
+        await case.engine.clear_cache()
+        return await early
+
+    version = case.engine.policy_version
+    early = case.run(clear_while_generating())
+    after = case.generate(prompt, temperature=0, max_tokens=12)
+    assert after.cached_tokens == 0
+    assert before.token_ids == early.token_ids == after.token_ids
+    assert case.engine.policy_version == version
+    case.assert_close(after.logprobs, before.logprobs)
+
+
 def test_new_weights_speak_from_the_first_token_on(case: Case) -> None:
     engine, prompt = case.engine, case.prompt()
     version = engine.policy_version

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 from fakes import tiny_tokenizer
@@ -23,6 +24,7 @@ from local_models import (  # noqa: E402
 
 from palestra.agents.engines.base import ContextOverflow, Engine, SamplingParams  # noqa: E402
 from palestra.agents.engines.local import LocalEngine  # noqa: E402
+from palestra.agents.engines.local.backend import Segment  # noqa: E402
 from palestra.agents.engines.local.decoder import Decoder  # noqa: E402
 from palestra.agents.engines.local.generic import GenericBackend  # noqa: E402
 from palestra.envs.types import Completion, FinishReason  # noqa: E402
@@ -117,6 +119,27 @@ def test_requests_of_the_same_moment_share_a_common_start() -> None:
     assert sorted(c.cached_tokens for c in done) == [0, 64, 64]
     for ids, completion in zip(prompts, done, strict=True):
         assert_exact("qwen3", ids, completion)
+
+
+@pytest.mark.parametrize(("arch", "kept"), [("qwen3", 0), ("qwen3", 8), ("mistral-window", 0)])
+def test_without_a_cache_nobody_waits_for_a_common_start(
+    arch: str, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nothing to share: all are prefilled in one pass (8 bytes hold no block; that is
+    found out in a pass of its own)."""
+    prompts = [[*prompt(40), *prompt(5, seed)] for seed in range(32)]
+    local = engine(arch, prefix_cache_bytes=kept)
+    passes: list[int] = []
+    prefill = local._backend.prefill
+
+    def counted(segments: Sequence[Segment], **options: bool) -> torch.Tensor:
+        passes.append(len(segments))
+        return prefill(segments, **options)
+
+    monkeypatch.setattr(local._backend, "prefill", counted)
+    done = run(complete(local, *((p, {"max_tokens": 2, "seed": 1}) for p in prompts)))
+    assert passes == ([1, 31] if kept else [32])
+    assert_exact(arch, prompts[7], done[7])
 
 
 def test_a_small_prefix_cache_forgets_the_oldest() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -108,6 +110,38 @@ def test_deterministic_mode_does_not_depend_on_tool_timing() -> None:
         assert [c.logprobs for c in mine] == [c.logprobs for c in theirs]  # to the last bit
 
 
+def test_what_an_episode_asks_at_once_does_not_stand_for_another_episode() -> None:
+    """One episode asks three things at once (a critic, say) while another one is at its tool: the
+    engine waits for that one, too, and all four requests share one prefill."""
+
+    async def work() -> list[int]:
+        async with engine(deterministic=True) as local:
+            admitted: list[int] = []
+            admit = local._scheduler._admit
+
+            def spy() -> None:
+                if local._scheduler.waiting:
+                    admitted.append(len(local._scheduler.waiting))
+                admit()
+
+            local._scheduler._admit = spy  # type: ignore[method-assign]
+            params = SamplingParams(max_tokens=4, seed=1)
+
+            async def asks(count: int, delay: float) -> None:
+                await asyncio.sleep(delay)
+                await asyncio.gather(*(local.generate(prompt(9 + i), params) for i in range(count)))
+
+            with ExitStack() as live:
+                contexts = [copy_context(), copy_context()]
+                for own in contexts:
+                    own.run(live.enter_context, local.episode())
+                work = zip(contexts, [asks(3, 0.0), asks(1, 0.05)], strict=True)
+                await asyncio.gather(*(asyncio.create_task(w, context=own) for own, w in work))
+            return admitted
+
+    assert run(work()) == [4]
+
+
 def test_an_error_in_the_worker_reaches_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
         async with engine() as local:
@@ -125,6 +159,53 @@ def test_an_error_in_the_worker_reaches_every_request(monkeypatch: pytest.Monkey
                 assert all(isinstance(e, EngineError) for e in done)
                 assert "out of memory" in str(done[0])
             assert (await local.generate(prompt(5), SamplingParams(max_tokens=2))).token_ids
+
+    run(work())
+
+
+def test_an_error_in_dropping_a_cancelled_request_reaches_every_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def work() -> None:
+        async with engine() as local:
+            with monkeypatch.context() as patch:
+
+                def broken(*_: Any) -> None:
+                    raise RuntimeError("out of memory")
+
+                patch.setattr(local._scheduler.prefix, "store", broken)
+                long = SamplingParams(max_tokens=200, seed=1)
+                doomed, other = (
+                    asyncio.create_task(local.generate(prompt(n), long)) for n in (9, 15)
+                )
+                while len(local._scheduler.active) < 2:
+                    await asyncio.sleep(0.001)
+                doomed.cancel()
+                with pytest.raises(EngineError, match="out of memory"):
+                    await other
+            assert (await local.generate(prompt(5), SamplingParams(max_tokens=2))).token_ids
+
+    run(work())
+
+
+def test_a_dead_worker_takes_everything_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no boundary catches ends the thread: nobody may wait for it any more."""
+
+    async def work() -> None:
+        async with engine() as local:
+
+            def dies(*_: Any) -> None:
+                raise SystemExit("killed")
+
+            monkeypatch.setattr(local._backend, "decode", dies)
+            waiting = [local.generate(prompt(5 + i), SamplingParams()) for i in range(3)]
+            weights = dict(model().named_parameters())
+            done = await asyncio.gather(
+                *waiting, local.load_weights(1, weights), return_exceptions=True
+            )
+            assert all(isinstance(e, EngineError) and "killed" in str(e) for e in done)
+            with pytest.raises(EngineError, match=r"worker died .*killed"):
+                await local.generate(prompt(5), SamplingParams())
 
     run(work())
 

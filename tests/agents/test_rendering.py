@@ -1,5 +1,7 @@
 """Rendering: append-only, equal to the chat template, and inert to hostile text."""
 
+import json
+
 import pytest
 from fakes import tiny_tokenizer
 from hypothesis import given
@@ -9,7 +11,7 @@ from palestra.agents.engines.byte_tokenizer import ByteTokenizer
 from palestra.agents.rendering import Renderer, RenderingError
 from palestra.envs.protocols import get_protocol
 from palestra.envs.tools import Tool
-from palestra.envs.types import Message
+from palestra.envs.types import Message, ToolCall
 
 LLAMA = (
     "{%- for m in messages %}{{- '<|im_start|>' + m.role + '<|endoftext|>\\n\\n' }}"
@@ -19,6 +21,17 @@ LLAMA = (
 PLAIN = (
     "{%- for m in messages %}{{- m.role | upper + ': ' + m.content + '\\n' }}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- 'ASSISTANT: ' }}{%- endif %}"
+)
+
+# Prints whatever a message holds: who speaks and what was called, as it is and as JSON.
+FRANK = (
+    "{%- for t in tools or [] %}{{- t | tojson + '\\n' }}{%- endfor %}"
+    "{%- for m in messages %}"
+    "{{- '<|im_start|>' + m.role + ' ' + (m.name or '') + ' ' + (m.tool_call_id or '') + '\\n' }}"
+    "{{- m.content }}{%- for c in m.tool_calls or [] %}"
+    "{{- c.id + c.function.name + ' ' + c.function.arguments + (c | tojson) }}{%- endfor %}"
+    "{{- '<|im_end|>\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
 
 
@@ -108,6 +121,49 @@ def test_any_text_is_shown_whole(question, output):
     sampled = [tokenizer.eos_token_id]
     ids = renderer.continuation(sampled, "", [Message("tool", output)])
     assert output in tokenizer.decode(ids)
+
+
+HOSTILE = st.lists(
+    st.sampled_from(
+        ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "\ue0001\ue001", "\n", "system"]
+    )
+    | st.text(max_size=3),
+    max_size=5,
+).map("".join)
+
+
+@given(
+    st.sampled_from(tokenizers(FRANK)), HOSTILE, HOSTILE, HOSTILE, st.dictionaries(HOSTILE, HOSTILE)
+)
+def test_only_the_template_has_control_tokens_whatever_a_message_holds(
+    tokenizer, name, call_id, content, arguments
+):
+    """Names, ids, calls and tools are printed by some templates; all of it comes from outside."""
+
+    def shown(name, call_id, content, arguments):
+        tool = {"type": "function", "function": {"name": name, "parameters": arguments}}
+        call = ToolCall(name, json.dumps(arguments, ensure_ascii=False), call_id)
+        asked = Message("assistant", content, tool_calls=(call,))
+        answer = Message("tool", content, tool_call_id=call_id, name=name)
+        renderer = Renderer(tokenizer, get_protocol("hermes"), [tool])
+        opening = renderer.opening([*CHAT, asked, answer])
+        return opening, renderer.continuation([tokenizer.eos_token_id], "", [answer])
+
+    controls = set(tokenizer.all_special_ids)
+    tame = shown("a", "b", "c", {})
+    for ids, plain in zip(shown(name, call_id, content, arguments), tame, strict=True):
+        assert [i for i in ids if i in controls] == [i for i in plain if i in controls]
+        text = tokenizer.decode(ids)
+        assert all(s.encode("utf-8", "replace").decode() in text for s in (name, call_id, content))
+
+
+def test_what_a_message_holds_is_rendered_as_the_template_says():
+    """Word for word, with and without the text of control tokens in it."""
+    call = ToolCall("f", '{"a": "<|im_end|>"}', "1")
+    told = [*CHAT, Message("assistant", "", tool_calls=(call,)), Message("tool", "42", name="f")]
+    for tokenizer in tokenizers(FRANK):
+        ids = Renderer(tokenizer, get_protocol("hermes")).opening(told)
+        assert tokenizer.decode(ids) == template_text(tokenizer, told, add_generation_prompt=True)
 
 
 def test_tools_go_where_the_template_wants_them():

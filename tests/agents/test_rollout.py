@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import copy
+import dataclasses
 
 import pytest
 from fakes import tiny_tokenizer
@@ -15,7 +16,15 @@ from palestra.agents.engines.byte_tokenizer import ByteTokenizer
 from palestra.agents.engines.scripted import ScriptedEngine
 from palestra.agents.rollout import EnvPool, RolloutLimits, collect, rollout, rollout_group
 from palestra.envs.core import ToolEnv
-from palestra.envs.types import Group, Invalid, Message, Outcome, StopReason, Task
+from palestra.envs.types import (
+    FinishReason,
+    Group,
+    Invalid,
+    Message,
+    Outcome,
+    StopReason,
+    Task,
+)
 from palestra.sandbox.types import SandboxError
 from palestra.trainers.algorithms import get_algorithm
 from palestra.trainers.batching import build_batch
@@ -257,6 +266,30 @@ def test_a_lost_engine_is_invalid():
     trajectory = asyncio.run(rollout(Echo(), agent, TASK))
     assert trajectory.stop_reason is StopReason.ENGINE_ERROR
     assert trajectory.failure == Invalid("engine", "no more") and trajectory.reward is None
+
+
+def test_a_completion_that_the_engine_aborts_is_invalid():
+    class Aborting(Witness):
+        async def generate(self, prompt_ids, params):
+            completion = await super().generate(prompt_ids, params)
+            return dataclasses.replace(completion, finish_reason=FinishReason.ABORT)
+
+    agent = Agent(Aborting(ScriptedEngine(["x"])))
+    trajectory = asyncio.run(rollout(Echo(), agent, TASK))
+    assert (trajectory.stop_reason, trajectory.reward) == (StopReason.ENGINE_ERROR, None)
+    assert trajectory.failure == Invalid("engine", "the engine aborted a completion")
+    assert trajectory.num_sampled == 2  # what was sampled stays on record
+
+
+def test_a_context_that_is_full_in_the_middle_of_a_turn_keeps_what_was_sampled():
+    said = FENCED_EPISODE[: FENCED_EPISODE.index("```python") + len("```python")]
+    opening = play([FENCED_EPISODE])[0].prompt_length
+    trajectory, witness = play([FENCED_EPISODE], context_length=opening + len(said))
+    assert [c.stop for _, c in witness.seen] == ["```python"]
+    assert (trajectory.stop_reason, trajectory.failure) == (StopReason.CONTEXT_OVERFLOW, None)
+    (turn,) = trajectory.turns
+    assert (turn.action.content, turn.finish_reason) == (said, FinishReason.LENGTH)
+    check(trajectory, witness)
 
 
 def test_an_environment_that_cannot_start_is_invalid():

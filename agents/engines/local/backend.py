@@ -59,6 +59,10 @@ class Backend(Protocol):
         """Put what `read` gave at the start of a row."""
         ...
 
+    def clear(self) -> None:
+        """Forget all rows, and whatever of them could change the bits of later ones."""
+        ...
+
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Replace weights by their Hugging Face names.
 

@@ -56,6 +56,11 @@ class KVCache:
         if needed < self.length:
             self._resize(self.rows, _round_up(length), rows)
 
+    def clear(self) -> None:
+        """Give up all rows. Only a dense cache's length has a say in what is computed from it."""
+        if self._dense:
+            self._resize(0, 0, 0)
+
     def _resize(self, rows: int, length: int, live: int) -> None:
         layers, _, _, heads, _, dim = self.data.shape
         shape = (layers, 2, rows, heads, length, dim)

@@ -59,6 +59,9 @@ class Decoder:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         self.weights.load(tensors)
 
+    def clear(self) -> None:
+        self.cache.clear()
+
     def copy(self, source: int, target: int, length: int) -> None:
         self.cache.reserve(target + 1, length)
         self.cache.copy(source, target, length)

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,18 +26,21 @@ from .scheduler import Request, Scheduler, resolve
 from .threads import release_threads
 from .weights import is_supported
 
-_CLOSED = "the engine was closed while the request was in flight"
+_CLOSED = "the engine is closed: make a new one"
+_INTERRUPTED = "the engine was closed while the request was in flight"
+_EPISODE: ContextVar[object] = ContextVar("episode", default=None)  # in which a request is made
 _LINGER_S = 0.05  # a pause shorter than this is a tool at work, not the end of a phase
 _CACHE_BYTES = 1 << 29  # of a full cache, above which batches are kept to 64
 _SCORE_ROWS = 64  # positions whose logits are held at a time by `logprobs`
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class _Call:
     """Work for the worker thread besides sampling. `alone` waits until nothing is in flight."""
 
     work: Callable[[], Any]
     alone: bool
+    episode: object = None
     future: Future[Any] = field(default_factory=Future)
 
 
@@ -59,7 +63,8 @@ class LocalEngine(Engine):
         seed: where the seeds of unseeded requests come from.
         deterministic: step only while every live `episode()` waits on this engine, so that
             the composition of batches, and with it every last bit of the result, does not
-            depend on how long tools take. An episode must then not wait for another one.
+            depend on how long tools take. An episode must then not wait for another one, and
+            one that asks several things at once must ask nothing more until all are answered.
         device: None keeps the model's.
     """
 
@@ -105,9 +110,9 @@ class LocalEngine(Engine):
         # Everything below is shared with the worker and guarded by `_wake`.
         self._inbox: deque[Request | _Call] = deque()
         self._burst: list[Request | _Call] = []
-        self._episodes = 0
+        self._live: set[object] = set()  # episodes
         self._cancelled = False  # whether some request was since the worker last looked
-        self._closed = False
+        self._closed = ""  # why nothing is taken any more
         self._thread: threading.Thread | None = None
 
     @property
@@ -119,7 +124,7 @@ class LocalEngine(Engine):
         limit = token_budget(len(prompt_ids), params, self.context_length)
         ends = self._ends.union(params.stop_token_ids)
         stops = StopStrings(self.tokenizer, params.stop, self._pieces)
-        request = Request(tuple(prompt_ids), params, limit, ends, stops)
+        request = Request(tuple(prompt_ids), params, limit, ends, stops, _EPISODE.get())
         completion: Completion = await self._submit(request)
         return completion
 
@@ -145,38 +150,48 @@ class LocalEngine(Engine):
 
         def work() -> None:
             self._backend.load(tensors)
-            self._scheduler.prefix.clear()
+            self._scheduler.clear()
             self._scheduler.version = version
 
         await self._submit(_Call(work, True))
 
+    async def clear_cache(self) -> None:
+        """See `base.Engine.clear_cache`."""
+        await self._submit(_Call(self._scheduler.clear, True))
+
     @contextmanager
     def episode(self) -> Iterator[None]:
-        """Count one live episode for as long as the block runs (see `deterministic`)."""
+        """Count one live episode for as long as the block runs (see `deterministic`).
+
+        Whatever is asked in the block, and in tasks begun there, is asked by this episode.
+        """
+        mark, outer = object(), _EPISODE.get()
         with self._wake:
-            self._episodes += 1
+            self._live.add(mark)
+        _EPISODE.set(mark)
         try:
             yield
         finally:
+            _EPISODE.set(outer)  # not by a token: the block may be left in another context
             with self._wake:
-                self._episodes -= 1
+                self._live.discard(mark)
                 self._wake.notify()
 
     async def aclose(self) -> None:
         """Stop the worker. What is still in flight ends with `EngineError`. Idempotent."""
         with self._wake:
-            self._closed = True
+            self._closed = self._closed or _CLOSED
             jobs, self._burst = self._burst, []
             self._wake.notify()
         for job in jobs:
-            resolve(job.future, EngineError(_CLOSED))
+            resolve(job.future, EngineError(_INTERRUPTED))
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
 
     async def _submit(self, job: Request | _Call) -> Any:
         with self._wake:
             if self._closed:
-                raise EngineError("the engine is closed: make a new one")
+                raise EngineError(self._closed)
             if not self._burst:
                 # Requests made in one turn of the event loop are handed over together, so
                 # that the members of a group share one prefill.
@@ -207,29 +222,40 @@ class LocalEngine(Engine):
     # The worker thread.
 
     def _run(self) -> None:
-        with torch.inference_mode():
-            while True:
-                with self._wake:
+        try:
+            with torch.inference_mode():
+                self._serve()
+        except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it
+            reason = f"the engine's worker died of {error!r}: make a new one"
+            self._shut_down(_wrapped(error), reason)
+        else:
+            self._shut_down(EngineError(_INTERRUPTED), _CLOSED)
+
+    def _serve(self) -> None:
+        """Work until closed."""
+        while True:
+            with self._wake:
+                call = self._next_call()
+                linger: float | None = _LINGER_S
+                while not (call or self._closed or self._can_step()):
+                    if not self._wake.wait(linger):
+                        release_threads()
+                        linger = None
                     call = self._next_call()
-                    linger: float | None = _LINGER_S
-                    while not (call or self._closed or self._can_step()):
-                        if not self._wake.wait(linger):
-                            release_threads()
-                            linger = None
-                        call = self._next_call()
-                    if self._closed:
-                        break
-                if call is not None:
-                    self._execute(call)
-                else:
-                    self._step()
-        self._shut_down(call)
+                if self._closed:
+                    if call is not None:
+                        self._inbox.appendleft(call)
+                    return
+            if call is not None:
+                self._execute(call)
+            else:
+                self._guarded(self._scheduler.step)
 
     def _next_call(self) -> _Call | None:
         """Hand requests to the scheduler up to the first call; return it if it may run now."""
         if self._cancelled:
             self._cancelled = False
-            self._scheduler.drop_cancelled()
+            self._guarded(self._scheduler.drop_cancelled)
             self._inbox = deque(job for job in self._inbox if not job.future.cancelled())
         while self._inbox:
             job = self._inbox[0]
@@ -249,8 +275,10 @@ class LocalEngine(Engine):
             return False
         if not self.deterministic:
             return True
-        inside = len(scheduler.active) + len(scheduler.waiting) + len(self._inbox)
-        return inside >= self._episodes
+        # However much an episode asks at once, it is one; a request of none stands for itself.
+        jobs = (*scheduler.active, *scheduler.waiting, *self._inbox)
+        inside = {job.episode if job.episode in self._live else job for job in jobs}
+        return len(inside) >= len(self._live)
 
     def _execute(self, call: _Call) -> None:
         if not call.future.set_running_or_notify_cancel():
@@ -259,19 +287,26 @@ class LocalEngine(Engine):
             resolve(call.future, call.work())
         except ValueError as error:
             resolve(call.future, error)
-        except Exception as error:  # noqa: BLE001 - the engine boundary
+        except BaseException as error:  # the engine boundary
             resolve(call.future, _wrapped(error))
+            if not isinstance(error, Exception):
+                raise
 
-    def _step(self) -> None:
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Run the scheduler; all that it works on fails with it, and it starts anew."""
         try:
-            self._scheduler.step()
+            work()
         except Exception as error:  # noqa: BLE001 - the engine boundary
             self._scheduler.fail(_wrapped(error))
 
-    def _shut_down(self, call: _Call | None) -> None:
-        error = EngineError(_CLOSED)
+    def _shut_down(self, error: EngineError, refusal: str) -> None:
+        """Fail what waits with `error`, and from now on refuse what comes."""
+        with self._wake:
+            self._closed = self._closed or refusal
+            jobs = [*self._inbox, *self._burst]
+            self._inbox.clear()
+            self._burst.clear()
         self._scheduler.fail(error)
-        jobs = [*self._inbox] if call is None else [call, *self._inbox]
         for job in jobs:
             resolve(job.future, error)
 
@@ -289,7 +324,7 @@ class LocalEngine(Engine):
         return values
 
 
-def _wrapped(error: Exception) -> EngineError:
+def _wrapped(error: BaseException) -> EngineError:
     wrapped = EngineError(f"the local engine failed: {type(error).__name__}: {error}")
     wrapped.__cause__ = error
     return wrapped

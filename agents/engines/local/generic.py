@@ -36,6 +36,9 @@ class GenericBackend:
         for name, tensor in tensors.items():
             state[name].copy_(tensor)
 
+    def clear(self) -> None:
+        self._rows.clear()
+
     def prefill(self, segments: Sequence[Segment], *, every: bool = False) -> Tensor:
         outputs = [self._run(s.row, s.start, s.tokens, every) for s in segments]
         return torch.cat(outputs)

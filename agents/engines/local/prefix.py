@@ -17,12 +17,17 @@ class PrefixCache:
     Blocks form a tree: a block's key is its parent's serial number and its own tokens, so a
     hit is exact (no hashes that could collide). The least recently used leaf goes first.
     The scheme is vLLM's automatic prefix caching (Kwon et al. 2023) on one preallocated pool.
+
+    Attributes:
+        enabled: whether anything is kept: not without memory for a single block, and not for a
+            model whose keys and values do not stack.
     """
 
     block = 16
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
+        self.enabled = max_bytes > 0
         self._pool: Tensor | None = None
         self.clear()
 
@@ -66,9 +71,10 @@ class PrefixCache:
         """Keep the full blocks of `tokens`; `read(start, stop)` gives their keys and values."""
         if self._pool is None and (sample := read(0, 1)) is not None:
             self._pool = self._allocate_pool(sample)
-        if self._pool is None:
+        capacity = 0 if self._pool is None else len(self._pool)
+        if self._pool is None or capacity == 0:
+            self.enabled = False
             return
-        capacity = len(self._pool)
         path, fresh = self._insert(tokens, min(len(tokens) // self.block, capacity), capacity)
         self._touch(path)
         if not fresh:

@@ -36,6 +36,7 @@ class Request:
     limit: int  # tokens to sample at most, cut to the context
     ends: frozenset[int]  # tokens that end a turn
     stops: StopStrings
+    episode: object = None  # the live episode that asks, if one does
     future: Future[Completion] = field(default_factory=Future)
     submitted: float = field(default_factory=time.perf_counter)
     started: float = 0.0
@@ -133,6 +134,11 @@ class Scheduler:
         self.waiting = [r for r in self.waiting if not r.future.cancelled()]
         self._remove([r for r in self.active if r.future.cancelled()])
 
+    def clear(self) -> None:
+        """Forget past requests, so that the next run as on a new engine. Only when idle."""
+        self.prefix.clear()
+        self.backend.clear()
+
     def fail(self, error: Exception) -> None:
         """Give every request the error and forget all cached state."""
         for request in (*self.active, *self.waiting):
@@ -168,7 +174,7 @@ class Scheduler:
             if missing in pending:
                 wave.deferred.append(request)
                 continue
-            if missing is not None:
+            if missing is not None and self.prefix.enabled:
                 pending.add(missing)
             prompts[request.prompt] = len(wave.leaders)
             segment = self._reuse(request, blocks, len(self.active) + len(wave.leaders))
@@ -217,7 +223,7 @@ class Scheduler:
             request.uniforms = uniforms(seed, request.limit)
 
     def _store(self, row: int, tokens: Sequence[int]) -> None:
-        if self.prefix.max_bytes and len(tokens) >= self.prefix.block:
+        if self.prefix.enabled and len(tokens) >= self.prefix.block:
             self.prefix.store(tokens, partial(self.backend.read, row))
 
     def _decode(self) -> None:

@@ -225,6 +225,14 @@ class VllmEngine(Engine):
             await self._llm.reset_prefix_cache()
             self._version = version
 
+    async def clear_cache(self) -> None:
+        """See `Engine.clear_cache`."""
+        await self._on_loop(self._clear_cache())
+
+    async def _clear_cache(self) -> None:
+        async with self._gate.exclusive():
+            await self._llm.reset_prefix_cache()
+
     async def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` in the engine's own loop; what goes wrong in vLLM is an EngineError."""
         if self._closed:
