@@ -24,7 +24,7 @@ from .cache import Cache, Memo, content_key
 from .endpoint import ChatModel
 from .extraction import last_boxed
 from .group import GroupReward, Values, final_text
-from .judge import QUALITY, JudgePrompt, transcript
+from .judge import QUALITY, JudgePrompt, question_of, transcript
 from .protocol import JudgeError, Messages
 
 LOW, HIGH = 1, 10
@@ -140,7 +140,7 @@ class GenerativeRewardModel:
 
     async def __call__(self, task: Task, messages: Messages) -> Grade | Invalid:
         """Judge one answer on its own."""
-        question = transcript(messages[:-1], self.answer_of)
+        question = question_of(task, messages, self.answer_of)
         verdict = await self.judge(question, [self.answer_of(messages[-1].content)])
         if isinstance(verdict, Invalid):
             return verdict

@@ -173,6 +173,13 @@ def transcript(messages: Sequence[Message], answer_of: Callable[[str], str] = st
     return "\n\n".join(f"<{role}-{mark}>\n{text}\n</{role}-{mark}>" for role, text in turns)
 
 
+def question_of(task: Task, messages: Messages, answer_of: Callable[[str], str] = str) -> str:
+    """The conversation before the final answer; assistant turns of the task's own prompt are
+    nobody's replies and stand as they are."""
+    given = {m.content for m in task.prompt if m.role == "assistant"}
+    return transcript(messages[:-1], lambda text: text if text in given else answer_of(text))
+
+
 class Judge:
     """A reward: the judge's score, scaled to [0, 1]; the part `score` is as it was given.
 
@@ -200,7 +207,7 @@ class Judge:
 
     async def __call__(self, task: Task, messages: Messages) -> Grade | Invalid:
         verdict = await self.verdict(
-            question=transcript(messages[:-1], self.answer_of),
+            question=question_of(task, messages, self.answer_of),
             answer=self.answer_of(messages[-1].content),
             reference=task.reference,
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..types import Invalid, Task
-from .judge import transcript
+from .judge import question_of
 from .protocol import JudgeError, Messages
 from .splicing import TextCodec
 
@@ -86,7 +86,7 @@ class PolicyDiscriminative:
     async def __call__(self, task: Task, messages: Messages) -> float | Invalid:
         if not task.reference:
             return Invalid("verifier", f"task {task.id!r} has no reference to compare with")
-        prompt = transcript(messages[:-1], self.answer_of)
+        prompt = question_of(task, messages, self.answer_of)
         text = self.form(prompt, task.reference, self.answer_of(messages[-1].content))
         try:
             (score,) = await self.scores([text])

@@ -82,7 +82,7 @@ class RewardModel:
 
     async def __call__(self, task: Task, messages: Messages) -> float | Invalid:
         """Score a finished conversation. A model that fails is `Invalid("judge")`."""
-        conversation = self.shown(messages)
+        conversation = self.shown(messages, task.prompt)
         key = content_key(
             kind="reward-model",
             path=self.path,
@@ -112,14 +112,19 @@ class RewardModel:
             return Invalid("judge", f"{self.path}: the score is {score}")
         return score
 
-    def shown(self, messages: Sequence[Message]) -> list[dict[str, str]]:
-        """What the model is shown of a conversation."""
+    def shown(
+        self, messages: Sequence[Message], prompt: Sequence[Message] = ()
+    ) -> list[dict[str, str]]:
+        """What the model is shown of a conversation; the prompt's own turns as they are."""
+        given = {m.content for m in prompt if m.role == "assistant"}
         turns = []
         for message in messages:
             if message.role == "user":
                 turns.append({"role": "user", "content": message.content})
             elif message.role == "assistant" and not message.tool_calls:
-                turns.append({"role": "assistant", "content": self.answer_of(message.content)})
+                text = message.content
+                answer = text if text in given else self.answer_of(text)
+                turns.append({"role": "assistant", "content": answer})
         return turns
 
     def score(self, conversations: Sequence[Conversation]) -> list[float]:

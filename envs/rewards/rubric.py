@@ -18,7 +18,7 @@ from typing import Any
 from ..driving import maybe_await
 from ..episode import Grade
 from ..types import Invalid, Task
-from .judge import QUALITY, Judge, JudgePrompt, transcript
+from .judge import QUALITY, Judge, JudgePrompt, question_of
 from .protocol import Messages
 from .verdict import VerdictLogprobs, expected_score
 
@@ -207,7 +207,7 @@ class ExplicitRubric:
 
     async def __call__(self, task: Task, messages: Messages) -> Grade | Invalid:
         items = self.items(task) if callable(self.items) else self.items
-        question = transcript(messages[:-1], self.answer_of)
+        question = question_of(task, messages, self.answer_of)
         answer = self.answer_of(messages[-1].content)
         checked = await asyncio.gather(*(self._check(item, question, answer) for item in items))
         met: list[float] = []
@@ -244,7 +244,7 @@ class ImplicitRubric:
         items = self.items(task) if callable(self.items) else self.items
         verdict = await self.judge.verdict(
             items="\n".join(_line(item) for item in items),
-            question=transcript(messages[:-1], self.answer_of),
+            question=question_of(task, messages, self.answer_of),
             answer=self.answer_of(messages[-1].content),
         )
         if isinstance(verdict, Invalid):

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ..episode import Grade
 from ..types import Invalid, Message, Task
 from .endpoint import ChatModel
-from .judge import JudgePrompt, transcript
+from .judge import JudgePrompt, question_of
 from .protocol import JudgeError, Messages, TokenLogprobs
 
 # (conversation that ends with the question, K verdicts) -> [K] log P(verdict | conversation).
@@ -127,7 +127,7 @@ def expected_verdict(
 
     async def reward(task: Task, messages: Messages) -> Grade | Invalid:
         question = prompt.messages(
-            question=transcript(messages[:-1], answer_of),
+            question=question_of(task, messages, answer_of),
             answer=answer_of(messages[-1].content),
             reference=task.reference,
         )

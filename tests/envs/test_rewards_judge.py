@@ -22,6 +22,7 @@ from palestra.envs.rewards.judge import (
     JudgePrompt,
     json_objects,
     parse_verdict,
+    question_of,
     transcript,
 )
 from palestra.envs.rewards.protocol import JudgeError
@@ -305,6 +306,13 @@ def test_an_assistant_cannot_speak_as_the_user():
         said = transcript(talk)
         (mark,) = set(re.findall(r"</user-(\w+)>\Z", said))
         assert re.findall(rf"<user-{mark}>\n(.*)\n", said) == ["A", "C"]
+
+
+def test_assistant_turns_of_the_prompt_are_shown_as_they_are():
+    prompt = (Message("user", "A"), Message("assistant", "B"), Message("user", "C"))
+    played = (*prompt, Message("assistant", "D"), Message("user", "E"), Message("assistant", "F"))
+    said = question_of(Task("t", prompt), played, lambda text: "[NULL]")
+    assert re.findall(r"(?m)^[^<\n]+$", said) == ["A", "B", "C", "[NULL]", "E"]
 
 
 def test_servers_share_no_verdicts():

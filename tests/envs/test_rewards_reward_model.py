@@ -154,6 +154,10 @@ def test_the_model_is_shown_answers_only():
         {"role": "user", "content": "2+2?"},
         {"role": "assistant", "content": NULL_ANSWER},
     ]
+    given = (Message("user", "Hi"), Message("assistant", "Hello"))  # the task's own turns
+    said = [*given, Message("user", "?"), Message("assistant", "SECRET without tags")]
+    contents = [turn["content"] for turn in model.shown(said, given)]
+    assert contents == ["Hi", "Hello", "?", NULL_ANSWER]
 
 
 def test_special_tokens_in_an_answer_are_only_text(folders):
