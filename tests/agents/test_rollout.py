@@ -238,18 +238,6 @@ def test_being_cut_off_is_no_better_than_the_worst_answer(changes, stop):
     assert (trajectory.stop_reason, trajectory.reward) == (stop, -0.5)
 
 
-def test_what_a_cut_off_episode_earns():
-    env = Echo()
-    assert env.cut_off(0.0) == 0.0 and env.cut_off(15.0) == 15.0
-    for low, paid, expected in ((-3, 0, -3), (-3, -2, -3), (-3, 2, -1), (-float("inf"), -2, -2)):
-        env.reward_range = (low, 1.0)
-        assert env.cut_off(paid) == expected
-    env.truncated_reward = -4.0
-    assert env.cut_off(-2.0) == -6.0
-    env.reward_range, env.truncated_reward = (1.0, 10.0), None
-    assert env.cut_off(0.0) == 0.0
-
-
 def test_a_lost_sandbox_is_invalid():
     trajectory, _ = play([FENCED_EPISODE], Echo(SandboxError))
     assert trajectory.outcome is Outcome.INVALID and trajectory.reward is None

@@ -271,3 +271,15 @@ def test_close_twice():
     env = AsyncSay()
     play(env, "3")
     env.close(), env.close()
+
+
+def test_what_a_cut_off_episode_earns():
+    env = Say()
+    assert env.cut_off(0.0) == 0.0 and env.cut_off(15.0) == 15.0
+    for low, paid, expected in ((-3, 0, -3), (-3, -2, -3), (-3, 2, -1), (-float("inf"), -2, -2)):
+        env.reward_range = (low, 1.0)
+        assert env.cut_off(paid) == expected
+    env.truncated_reward = -4.0
+    assert env.cut_off(-2.0) == -6.0
+    env.reward_range, env.truncated_reward = (1.0, 10.0), None
+    assert env.cut_off(0.0) == 0.0
