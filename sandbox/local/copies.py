@@ -38,9 +38,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import kernel, privateroot
-from .copyfiles import WORK, copy_tree, open_files, refuse_shared_memory
+from .copyfiles import WORK, ShortageError, copy_tree, open_files, refuse_shared_memory
 from .notify import Asked
-from .seccomp import CLONE_THREAD
+from .pipes import Pipes
+from .seccomp import CLONE_FILES, CLONE_THREAD
 
 LOOK_S = 0.25  # between two looks at copies under way
 APPEAR_S = 10.0  # from the permission to fork to the new process
@@ -56,6 +57,7 @@ class Family:
     tasks: int
     members: set[int] = field(default_factory=set)
     mapped_shared: bool = False  # one of them has asked for memory that a copy would share
+    pipes: Pipes = field(default_factory=Pipes)
 
 
 @dataclass
@@ -79,13 +81,14 @@ class Copies:
     """Decides suspended calls.
 
     `adopt` is called with each copy that is complete, `give_up` with the parent of one that
-    failed and the reason. `known` is the server's view of its sessions, by process id.
+    failed, the reason, and whether that is a shortage of the machine's. `known` is the server's
+    view of its sessions, by process id.
     """
 
     def __init__(
         self,
         adopt: Callable[[Copy], None],
-        give_up: Callable[[int, str], None],
+        give_up: Callable[[int, str, bool], None],
         known: Container[int],
     ) -> None:
         self._adopt = adopt
@@ -128,7 +131,8 @@ class Copies:
         """A process is dead that was no session: half a copy it may have been."""
         for copy in self.under_way():
             if copy.pid == pid:
-                self._give_up(copy.parent, f"the copy ended, {status}, before it was complete")
+                why = f"the copy ended, {status}, before it was complete"
+                self._give_up(copy.parent, why, False)
 
     def check(self) -> float:
         """Give up copies that take too long; seconds until this should be called again."""
@@ -139,7 +143,7 @@ class Copies:
             self._next_look = now + LOOK_S
             for copy in self.under_way():
                 if why := self._overdue(copy):
-                    self._give_up(copy.parent, why)
+                    self._give_up(copy.parent, why, False)
             self._clear()
         return max(0.0, self._next_look - now)
 
@@ -213,7 +217,13 @@ class Copies:
         elif asked.name == "clone" and asked.args[0] & CLONE_THREAD:
             # Half a copy gets no thread: its CPU seconds stay below its deadline's.
             free = status["Tgid"] in family.members and status["Threads"] < family.tasks
-            asked.allow() if free else asked.refuse(errno.EAGAIN)
+            if not asked.args[0] & CLONE_FILES:  # its descriptors would not count
+                asked.refuse()
+            else:
+                asked.allow() if free else asked.refuse(errno.EAGAIN)
+        elif asked.name == "pipe2":
+            free = status["Tgid"] in family.members and family.pipes.free(status["Tgid"], asked.tid)
+            asked.allow() if free else asked.refuse(errno.EMFILE)
         elif asked.name == "clone":
             self._fork(asked, status)
         else:
@@ -258,7 +268,8 @@ class Copies:
             self._copy_files(asked, copy)
             _hand_over(asked, copy)
         except (OSError, RecursionError, shutil.Error) as error:
-            self._give_up(copy.parent, f"{type(error).__name__}: {error}")
+            why, shortage = f"{type(error).__name__}: {error}", isinstance(error, ShortageError)
+            self._give_up(copy.parent, why, shortage)
             return
         del self._by_parent[copy.parent]
         # Not awaited: what dies before its parent has is reported when that has, too.

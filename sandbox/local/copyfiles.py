@@ -23,6 +23,10 @@ WORK = "/tmp"
 _SHARED = re.compile(rb" ...s [^\n]* /dev/zero[^\n]*| /tmp/[^\n]*")
 
 
+class ShortageError(OSError):
+    """It is not for the program's doing that something cannot be copied."""
+
+
 @dataclass
 class Opened:
     """A file, folder or device that a process has open."""
@@ -138,6 +142,9 @@ def _copy_pipe(asked: Asked, pipe: Pipe) -> None:
     try:
         size = struct.unpack("i", fcntl.ioctl(pipe.handle, termios.FIONREAD, bytes(4)))[0]
         if size and kernel.tee(pipe.handle, ends[1], size) != size:
+            room = (fcntl.fcntl(end, fcntl.F_GETPIPE_SZ) for end in (ends[1], pipe.handle))
+            if next(room) < next(room):  # the user's pipes have used up what the kernel gives
+                raise ShortageError(errno.ENOBUFS, "no room for another pipe of its size")
             raise OSError(errno.EOPNOTSUPP, "a pipe holds more than a copy of it can")
         for number, flags in pipe.ends.items():
             end = ends[flags & os.O_ACCMODE == os.O_WRONLY]

@@ -103,9 +103,9 @@ PROFILES = {
     "compute": Profile(
         "compute",
         frozenset([*_COMPUTE.split(), *_COPIES.split()]),
-        # Threads are counted, signals go to the own process only, and a copy of the session is
-        # made only when the host has asked for one.
-        ("clone", "tgkill", "capset", "unshare", "setsid"),
+        # Threads and pipes are counted, signals go to the own process only, and a copy of the
+        # session is made only when the host has asked for one.
+        ("clone", "pipe2", "tgkill", "capset", "unshare", "setsid"),
     ),
     "process": Profile(
         "process",

@@ -40,14 +40,25 @@ MACHINES = {
     "aarch64": Machine(0xC00000B7, calls.AARCH64),
 }
 
-CLONE_THREAD = 0x00010000
+CLONE_FILES, CLONE_THREAD = 0x00000400, 0x00010000
 _MAP_SHARED = 1
 # Every CLONE_NEW flag, and CLONE_PARENT, by which a process would have a sibling.
 _CLONE_REFUSED = 0x7E028000
-# fcntl: duplicates, descriptor flags, status flags, record locks. Not F_SETOWN or F_SETSIG:
-# with O_ASYNC they send a signal of choice to a process of choice. Not F_GETLK: locks of others
-# on a file that all sessions see would be messages.
-_FCNTL = (0, 1, 2, 3, 4, 6, 7, 1030, 1032)
+# fcntl: duplicates, descriptor flags, status flags. Not F_SETOWN or F_SETSIG: with O_ASYNC they
+# send a signal of choice to a process of choice. Not F_GETPIPE_SZ: a user's pipes get smaller
+# when there are many of them.
+_FCNTL = (0, 1, 2, 3, 4, 1030)
+# F_SETLK and F_SETLKW are answered with success and nothing is done: a record lock on a device or
+# a file that all sessions see would be a message, and all of them memory that no limit counts.
+# A session is the only one to use its files. Not F_GETLK, which would tell of the others.
+_RECORD_LOCKS = (6, 7)
+# Of negative clocks (the CPU clocks of a process or thread by its id) those of id 0, the caller.
+_OTHERS_CLOCKS, _OWN_CLOCKS = 0x80000000, 0xFFFFFFF8
+_CLOCKS = ("clock_gettime", "clock_getres", "clock_nanosleep")
+# futex, with FUTEX_PRIVATE_FLAG (128) and FUTEX_CLOCK_REALTIME (256): to wait, and to wake (1, 3,
+# 4, 5, 10) one's own threads. To wake whoever waits on a page of a file would be a message; the
+# operations with priority (6, 7, 8, 11, 12, 13) tell which threads there are.
+_FUTEX = (128, 129, 137, 393, 0, 9, 265, 131, 132, 133, 138, 256, 384)
 # ioctl: TCGETS and TIOCGWINSZ (isatty, terminal size), FIONREAD, FIONBIO, FIOCLEX, FIONCLEX.
 _IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 _RENAME = (0, 1, 2)  # renameat2: not to replace, to exchange; not RENAME_WHITEOUT, a device
@@ -87,15 +98,25 @@ def _prologue(machine: Machine) -> list[bytes]:
 def allow_list(machine: Machine, profile: Profile, *, supervised: bool) -> bytes:
     """The strict program. Without supervision, what would be supervised is refused outright; so
     are modes and times of files, since then there may be no root of its own either."""
-    perm = [_op(_RET, ERRNO(errno.EPERM))]
+    perm, allow = [_op(_RET, ERRNO(errno.EPERM))], [_op(_RET, ALLOW)]
     rules = _rules(profile)
     if not supervised:
-        thread = [_arg(0), _op(_JSET, CLONE_THREAD, 1, 0), *perm, _op(_RET, ALLOW)]
-        rules |= dict.fromkeys((*profile.supervised, *_ATTRIBUTES), perm) | {"clone": thread}
+        thread = [_arg(0), _op(_JSET, CLONE_THREAD, 1, 0), *perm, *_whole_thread(), *allow]
+        rules |= dict.fromkeys((*profile.supervised, *_ATTRIBUTES), perm)
+        rules |= {"clone": thread, "pipe2": allow}
     code = _prologue(machine)
     for name in sorted(profile.calls & machine.calls.keys()):
-        code += _on_call(machine.calls[name], rules.get(name, [_op(_RET, ALLOW)]))
+        code += _on_call(machine.calls[name], rules.get(name, allow))
     return b"".join([*code, *perm])
+
+
+def _whole_thread() -> list[bytes]:
+    """With the flags of a clone at hand: refuse a thread that has not its process' descriptors.
+
+    Each table of descriptors is held to the limit by itself.
+    """
+    refused = _op(_RET, ERRNO(errno.EPERM))
+    return [_op(_JSET, CLONE_THREAD, 0, 2), _op(_JSET, CLONE_FILES, 1, 0), refused]
 
 
 def _rules(profile: Profile) -> dict[str, list[bytes]]:
@@ -104,7 +125,11 @@ def _rules(profile: Profile) -> dict[str, list[bytes]]:
     zero = [_op(_JEQ, 0, 1, 0), _op(_RET, perm)]
     rules = {
         "clone3": [_op(_RET, ERRNO(errno.ENOSYS))],  # flags lie in memory: libc falls back
-        "fcntl": _one_of(1, _FCNTL, perm),
+        "close_range": _one_of(2, (0, 4), perm),  # not CLOSE_RANGE_UNSHARE: a table of its own
+        "fcntl": [
+            *(_arg(1), _op(_JEQ, _RECORD_LOCKS[0], 1, 0), _op(_JEQ, _RECORD_LOCKS[1], 0, 1)),
+            *(_op(_RET, ERRNO(0)), *_one_of(1, _FCNTL, perm)),
+        ],
         "ioctl": _one_of(1, _IOCTL, ERRNO(errno.ENOTTY)),
         "renameat2": _one_of(4, _RENAME, perm),
         # prlimit64 may read the own limits and set none.
@@ -112,7 +137,15 @@ def _rules(profile: Profile) -> dict[str, list[bytes]]:
     }
     if profile.processes:
         refused = [_op(_JSET, _CLONE_REFUSED, 0, 1), _op(_RET, perm)]
-        rules["clone"] = [_arg(0), *refused, _op(_RET, ALLOW)]
+        rules["clone"] = [_arg(0), *refused, *_whole_thread(), _op(_RET, ALLOW)]
+        return rules  # its process namespace is its own, and semaphores are shared in it
+    # All sessions are in one process namespace: what takes the id of another would tell of it.
+    clocks = [_op(_JGE, _OWN_CLOCKS, 2, 0), _op(_JGE, _OTHERS_CLOCKS, 0, 1)]
+    invalid = _op(_RET, ERRNO(errno.EINVAL))
+    rules |= {name: [_arg(0), *clocks, invalid, _op(_RET, ALLOW)] for name in _CLOCKS}
+    nowhere = [_op(_JEQ, 0, 1, 0), _op(_RET, ERRNO(errno.ENOSYS))]  # libc then does without
+    rules["sched_getaffinity"] = [_arg(0), *nowhere, _op(_RET, ALLOW)]
+    rules["futex"] = _one_of(1, _FUTEX, ERRNO(errno.ENOSYS))
     return rules
 
 

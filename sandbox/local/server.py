@@ -247,14 +247,15 @@ class Server:
         self._half_made[handles[0]] = parent.pid
         self._epoll.register(handles[0], select.EPOLLRDHUP | select.EPOLLHUP)
 
-    def _abandon(self, parent: int, why: str) -> None:
+    def _abandon(self, parent: int, why: str, shortage: bool = False) -> None:
         """Give up a copy under way, if there is one."""
         if self._copies is None:
             return
         handle = self._copies.abandon(parent)
         if handle is not None:
             del self._half_made[handle]
-            self._farewell(socket.socket(fileno=handle), _exit_frame(error=why))
+            frame = _exit_frame(error=why, shortage=shortage)
+            self._farewell(socket.socket(fileno=handle), frame)
 
     def _adopt(self, copy: Copy) -> None:
         """A copy is complete: from here on it is a session like any other."""

@@ -376,6 +376,8 @@ class LocalSession(Session):
 
 def _of_the_host(error: Exception) -> bool:
     """Whether it says what the machine is short of, and nothing of the session."""
+    if isinstance(error, NotCopiedError):
+        return error.shortage
     return isinstance(error, OSError) and error.errno in OF_THE_HOST
 
 

@@ -12,11 +12,15 @@ PATIENCE_S = 600.0  # the server gives a copy up long before, unless the whole m
 
 
 class NotCopiedError(SandboxError):
-    """A session did not copy itself. `reply` is how it answered; it may have died over it."""
+    """A session did not copy itself. `reply` is how it answered; it may have died over it.
 
-    def __init__(self, why: str, reply: Reply) -> None:
+    `shortage`: by the server's word, for what the machine lacks.
+    """
+
+    def __init__(self, why: str, reply: Reply, *, shortage: bool = False) -> None:
         super().__init__(f"the session could not be copied: {why}")
         self.reply = reply
+        self.shortage = shortage
 
 
 def copy(process: Process, twin: Process, wait_s: float) -> Conversation[Process]:
@@ -41,7 +45,8 @@ def copy(process: Process, twin: Process, wait_s: float) -> Conversation[Process
         except SandboxError as error:
             if twin.gone and twin.exit is None:  # nobody is there to say why
                 raise
-            raise NotCopiedError(str(error), reply) from error
+            shortage = bool((twin.exit or {}).get("shortage"))
+            raise NotCopiedError(str(error), reply, shortage=shortage) from error
     except BaseException:
         twin.close()
         raise

@@ -62,11 +62,47 @@ def test_arguments_decide(machine, profile):
     assert ask("prlimit64", 1, 7, 0) == PERM
     assert ask("prlimit64", 0, 7, 0x7FFF12345678) == PERM
     assert ask("prlimit64", 0, 7, 1 << 32) == PERM
-    assert [ask("fcntl", 0, c) for c in (0, 3, 7, 1030)] == [ALLOW] * 4
-    assert [ask("fcntl", 0, c) for c in (5, 8, 10, 15, 1024)] == [PERM] * 5
+    assert [ask("fcntl", 0, c) for c in (0, 3, 4, 1030)] == [ALLOW] * 4
+    assert [ask("fcntl", 0, c) for c in (6, 7)] == [ERRNO(0)] * 2  # record locks: as if granted
+    assert [ask("fcntl", 0, c) for c in (5, 8, 10, 15, 37, 38, 1024, 1031, 1032)] == [PERM] * 9
     assert [ask("renameat2", 0, 0, 0, 0, how) for how in (0, 2, 4)] == [ALLOW, ALLOW, PERM]
     assert ask("ioctl", 0, 0x5401) == ALLOW
     assert ask("ioctl", 0, 0x5412) == ERRNO(errno.ENOTTY)
+
+
+def test_threads_share_their_descriptors(machine):
+    process = seccomp.allow_list(machine, PROCESS, supervised=True)
+    alone = seccomp.allow_list(machine, COMPUTE, supervised=False)
+    for code in (process, alone):
+        assert verdict(code, machine, machine.calls["clone"], 0x50F00) == ALLOW
+        assert verdict(code, machine, machine.calls["clone"], 0x50B00) == PERM
+    unshares = [
+        verdict(process, machine, machine.calls["close_range"], 3, 9, how) for how in range(8)
+    ]
+    assert unshares == [PERM if how not in (0, 4) else ALLOW for how in range(8)]
+
+
+def test_ids_of_others_are_not_told(machine):
+    code = seccomp.allow_list(machine, COMPUTE, supervised=True)
+    invalid, unknown = ERRNO(errno.EINVAL), ERRNO(errno.ENOSYS)
+    for name in ("clock_gettime", "clock_getres", "clock_nanosleep"):
+        for clock in (0, 1, 2, 3, 7, 11, -8 + 2, -8 + 6):  # the last two: the CPU clocks of id 0
+            assert verdict(code, machine, machine.calls[name], clock & 0xFFFFFFFF) == ALLOW
+        for pid in (1, 2, 77, 4_194_304):
+            for kind in (0, 1, 2, 4, 5, 6):
+                clock = (~pid << 3 | kind) & 0xFFFFFFFF
+                assert verdict(code, machine, machine.calls[name], clock) == invalid
+    assert verdict(code, machine, machine.calls["sched_getaffinity"], 0) == ALLOW
+    assert verdict(code, machine, machine.calls["sched_getaffinity"], 7) == unknown
+
+
+def test_threads_wait_and_wake_their_own(machine):
+    code = seccomp.allow_list(machine, COMPUTE, supervised=True)
+    allowed = {
+        op for op in range(512) if verdict(code, machine, machine.calls["futex"], 0, op) == ALLOW
+    }
+    assert {op & 127 for op in allowed} == {0, 1, 3, 4, 5, 9, 10}
+    assert {op & 127 for op in allowed if not op & 128} == {0, 9}  # shared: to wait, not to wake
 
 
 # Namespaces of every kind (mount, cgroup, UTS, IPC, user, process, network), and a sibling.
@@ -89,6 +125,7 @@ def test_without_supervision_only_threads_are_cloned(machine):
     code = seccomp.allow_list(machine, COMPUTE, supervised=False)
     assert verdict(code, machine, machine.calls["clone"], 0x3D0F00) == ALLOW
     assert verdict(code, machine, machine.calls["clone"], 0x1200011) == PERM
+    assert verdict(code, machine, machine.calls["pipe2"]) == ALLOW
     for name in ("tgkill", "capset", "unshare", "setsid", "fchmod", "utimensat"):
         assert verdict(code, machine, machine.calls[name]) == PERM
 

@@ -44,6 +44,28 @@ TRACING = [
     call(14, "compare-processes", 312, "os.getpid()", "os.getppid()", 1, 0, 0, own=True),
     call(14, "robust-list-of-another", 274, "os.getppid()", _B, _B, setup=_BUFFER, own=True),
     call(14, "advise-another", 440, "d", _B, 1, 4, 0, setup=_BUFFER + "; d = ctypes.CDLL(None).syscall(434, os.getppid(), 0)", own=True),
+    *(
+        attack(
+            14,
+            name,
+            f"""
+            import os, time
+            seen = []
+            for pid in {{*range(1, 400), os.getppid(), @HOST@}} - {{0, os.getpid()}}:
+                try: {step}; seen.append(pid)
+                except OSError: pass
+            print('WORKED' if seen else 'SAFE', seen)
+            """,
+            own=True,
+        )
+        for name, step in (
+            ("cpu-clocks-of-others", "time.clock_gettime(~pid << 3 | 2)"),
+            ("thread-clocks-of-others", "time.clock_gettime(~pid << 3 | 6)"),
+            ("resolution-of-clocks-of-others", "time.clock_getres(~pid << 3 | 2)"),
+            ("cores-of-others", "os.sched_getaffinity(pid)"),
+        )
+    ),
+    call(14, "lock-owned-by-another", 202, "ctypes.addressof(w)", 0x86, 0, 0, setup="w = ctypes.c_uint32(1)", own=True, walls=("fork",)),
     call(14, "move-pages-of-another", 279, "os.getppid()", 0, 0, 0, 0, 0, own=True),
 ]  # fmt: skip
 
@@ -183,6 +205,7 @@ MACHINE = [
         """,
         own=True,
     ),
+    refused(74, "size-of-pipes", "__import__('fcntl').fcntl(os.pipe()[0], 1032)", own=True),
     call(74, "message-queue", 68, 0x70616C65, 0o1600, word="REACHED"),
     call(74, "shared-memory", 29, 0x70616C65, 4096, 0o1600, word="REACHED"),
     call(74, "semaphores", 64, 0x70616C65, 1, 0o1600, word="REACHED"),

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from palestra.sandbox import ProgramFault, Sandbox, SandboxError, Session, Status
 
@@ -179,6 +181,83 @@ async def record_locks_between_sessions(sandbox: Sandbox, _: Witness) -> None:
             """,
         )
         assert seen.value != "True", "one session sees the locks of another"
+
+
+@scene(75)
+async def record_locks_on_devices(sandbox: Sandbox, _: Witness) -> None:
+    """Nor does taking one on a device, which all sessions may write to, tell of another."""
+    lock = """
+        import fcntl, os
+        d = os.open('/dev/null', os.O_RDWR)
+        for number in range(9): fcntl.lockf(d, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 77 + number)
+        """
+    async with await sandbox.aopen() as first, await sandbox.aopen() as second:
+        for session in (first, second):
+            result = await run(session, lock)
+            assert "BlockingIOError" not in result.stderr, result
+
+
+@scene(75)
+async def record_locks_without_end(sandbox: Sandbox, _: Witness) -> None:
+    """They are memory of the kernel's that nothing limits; a data base works without them."""
+    code = """
+        import fcntl
+        f = open('f', 'w')
+        for number in range(3000): fcntl.lockf(f, fcntl.LOCK_EX, 1, 2 * number)
+        """
+    use = """
+        import sqlite3
+        one, other = sqlite3.connect('base'), sqlite3.connect('base')
+        one.execute('create table t (n)'); one.executemany('insert into t values (?)', [(1,)] * 500); one.commit()
+        other.execute('insert into t values (7)'); other.commit()
+        one.execute('select sum(n) from t').fetchall()
+        """
+    locks = Path("/proc/locks")
+    async with await sandbox.aopen() as session:
+        before = locks.read_text().count("\n")
+        await run(session, code)
+        assert locks.read_text().count("\n") < before + 1500
+        assert await good(session, use) == "[(507,)]"
+
+
+@scene(75, FORK)
+async def wake_by_a_file_in_common(sandbox: Sandbox, _: Witness) -> None:
+    """Threads that wait on a page of a file are woken by who has it mapped."""
+    start = """
+        import ctypes, os
+        libc, f = ctypes.CDLL(None), open(os.__file__, 'rb'); libc.mmap.restype = ctypes.c_void_p
+        at = libc.mmap(None, ctypes.c_size_t(4096), 1, 2, f.fileno(), ctypes.c_long(0))
+        word = ctypes.c_uint32.from_address(at).value
+        def futex(op, value, wait=None): return libc.syscall(*map(ctypes.c_long, (202, at, op, value, ctypes.addressof(wait) if wait else 0)))
+        """
+    wait = "futex(0, word, (ctypes.c_long * 2)(2, 0))"
+    async with await sandbox.aopen() as first, await sandbox.aopen() as second:
+        await good(first, start)
+        await good(second, start)
+        waiting = asyncio.create_task(run(first, wait))
+        woken = "import time; sum(max(0, futex(op, 9)) + (time.sleep(0.05) or 0) for op in (1, 1, 1, 1))"
+        assert await good(second, woken) == "0", "one session wakes another"
+        await waiting
+
+
+@scene(74, FORK)
+async def pipes_that_are_left(sandbox: Sandbox, _: Witness) -> None:
+    """Sessions that take all the pipes they get leave others theirs, and copies of them."""
+    take = """
+        import os
+        kept = []
+        try:
+            while True: kept.append(os.pipe())
+        except OSError: pass
+        """
+    many = replace(ATTACK_LIMITS, descriptors=256)
+    async with contextlib.AsyncExitStack() as stack:
+        for _number in range(9):
+            await good(await stack.enter_async_context(await sandbox.aopen(many)), take)
+        victim = await stack.enter_async_context(await sandbox.aopen())
+        await good(victim, "import os; r, w = os.pipe(); n = os.write(w, bytes(40_000))")
+        async with await victim.afork() as copy:
+            assert await good(copy, "len(os.read(r, 50_000))") == "40000"
 
 
 @scene(75)

@@ -6,7 +6,7 @@ Bounded, so that one that works does little harm: a gigabyte of memory, 200 MB o
 # The programs read better unbroken.
 # ruff: noqa: E501
 
-from .attack import CRASHED, ERROR, FAILED, OK, Attack, attack, call, refused
+from .attack import CRASHED, ERROR, FAILED, Attack, attack, call, refused
 
 QUOTA = ("fs",)  # only a file system of its own has a size
 COUNTED = ("fork",)  # threads are counted by the server, which also decides on forks
@@ -191,13 +191,33 @@ DESCRIPTORS = [
         "threads-with-descriptor-tables-of-their-own",
         """
         import ctypes, mmap, os, time
-        # clone(CLONE_VM | FS | SIGHAND | THREAD), not CLONE_FILES: a table for each thread
+        # clone(CLONE_VM | FS | SIGHAND | THREAD | SYSVSEM), not CLONE_FILES: a table for each thread
         stack = mmap.mmap(-1, 65536); top = ctypes.addressof(ctypes.c_char.from_buffer(stack)) + 65536
         wait = ctypes.cast(ctypes.CDLL(None).pause, ctypes.c_void_p)
-        got = ctypes.CDLL(None).clone(wait, ctypes.c_void_p(top - 64), 0x10b00, None)
-        print('SAFE')  # counted as a thread like any other; pause() is refused and it ends
+        got = ctypes.CDLL(None).clone(wait, ctypes.c_void_p(top - 64), 0x50b00, None)
+        print('SAFE' if got == -1 else 'WORKED')
         """,
-        OK, CRASHED, ERROR,
+        own=True,
+    ),
+    call(80, "descriptor-table-by-close-range", 436, 900, 999, 2, own=True),
+    flood(80, "pipes-for-all-sessions", "kept.append(os.pipe())", 17, walls=COUNTED, own=True),
+    attack(
+        80,
+        "pipes-by-threads-at-once",
+        """
+        import os, threading
+        kept, start, _ = [], threading.Barrier(12), threading.stack_size(1 << 18)
+        def take():
+            start.wait()
+            for _ in range(4):
+                try: kept.append(os.pipe())
+                except OSError: pass
+        threads = [threading.Thread(target=take) for _ in range(12)]
+        for t in threads: t.start()
+        for t in threads: t.join()
+        print('SAFE' if len(kept) <= 16 else 'WORKED', len(kept))
+        """,
+        walls=COUNTED,
         own=True,
     ),
     flood(73, "inotify-exhaustion", "r = ctypes.CDLL(None, use_errno=True).inotify_init(); kept.append(os.dup(r) if r >= 0 else os.close(-1))", 100),
