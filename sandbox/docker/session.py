@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import clock, standard_input
 from ..base import Session
 from ..local import wire
 from ..local.verdict import number, text
@@ -152,8 +153,8 @@ class DockerSession(Session):
             self._sandbox.errands.release()
 
     def _run(self, code: str, wall_s: float | None, stdin: str | bytes) -> Conversation[Execution]:
-        wall_s = _clock(self._limits.wall_s if wall_s is None else wall_s)
-        data = _input(stdin)
+        wall_s = clock(self._limits.wall_s if wall_s is None else wall_s)
+        data = standard_input(stdin, wire.MAX_INPUT)
         # A frame's worth of escaped output, and of a value: at worst twelve bytes a character.
         room = Room(48 * self._limits.output_bytes + 4 * SMALL)
         # Saving the state before a call and going back to it take time of their own.
@@ -232,20 +233,6 @@ class DockerSession(Session):
             frame = yield from self._errand({"op": "list"}, FILES_S, room=Room(SMALL, MAX_NAMES))
         names = frame.body.decode("utf-8", "surrogateescape").split("\0")
         return [name for name in names if name]
-
-
-def _clock(wall_s: float) -> float:
-    if not 0 < wall_s < float("inf"):
-        raise ValueError(f"wall_s must be positive and finite seconds, got {wall_s}")
-    return wall_s
-
-
-def _input(stdin: str | bytes) -> bytes:
-    if isinstance(stdin, str):
-        stdin = stdin.encode("utf-8", "surrogateescape")
-    if len(stdin) > wire.MAX_INPUT:
-        raise ValueError(f"stdin has {len(stdin)} bytes; at most {wire.MAX_INPUT} are taken")
-    return stdin
 
 
 _KINDS = {"ProgramFault": ProgramFault, "ValueError": ValueError, "RuntimeError": RuntimeError}

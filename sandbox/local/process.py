@@ -138,12 +138,18 @@ class Process:
         return min(CPU_SLACK, self.limits.cpu_s / 4)
 
     def exchange(
-        self, packets: Iterable[bytes], expect: int, wall_s: float, twin: Process | None = None
+        self,
+        packets: Iterable[bytes],
+        expect: int,
+        wall_s: float,
+        twin: Process | None = None,
+        answer_s: float = ANSWER_S,
     ) -> Conversation[Reply]:
         """Send one frame and gather what comes until its answer or the end of the process.
 
         The process runs meanwhile, with every thread it has, and is stopped after its answer.
-        `twin` is what it shall copy itself into: when that is given up it has to answer soon.
+        `twin` is what it shall copy itself into: when that is given up it has to answer within
+        `answer_s`.
 
         Raises:
             SandboxError: the process ended and nobody could say how.
@@ -172,7 +178,7 @@ class Process:
             elif not reply.killed and len(reply.out) + len(reply.err) > self._output_kill():
                 self._kill(reply, "output")
             if twin is not None and twin.has_ended():
-                reply.until = min(reply.until, time.monotonic() + ANSWER_S)
+                reply.until = min(reply.until, time.monotonic() + answer_s)
                 twin = None
         self.stop()
         if not reply.killed and not self.gone:

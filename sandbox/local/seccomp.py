@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import platform
+import signal
 import struct
 from dataclasses import dataclass
 
@@ -138,6 +139,11 @@ def _rules(profile: Profile) -> dict[str, list[bytes]]:
     if profile.processes:
         refused = [_op(_JSET, _CLONE_REFUSED, 0, 1), _op(_RET, perm)]
         rules["clone"] = [_arg(0), *refused, *_whole_thread(), _op(_RET, ALLOW)]
+        # Not to set what SIGCHLD does: the CPU seconds of a child that nobody need wait for would
+        # count nowhere.
+        own = [_arg(0), _op(_JEQ, signal.SIGCHLD, 1, 0), _op(_RET, ALLOW)]
+        asked = [_arg(1), *zero, _arg(1, True), *zero, _op(_RET, ALLOW)]
+        rules["rt_sigaction"] = [*own, *asked]
         return rules  # its process namespace is its own, and semaphores are shared in it
     # All sessions are in one process namespace: what takes the id of another would tell of it.
     clocks = [_op(_JGE, _OWN_CLOCKS, 2, 0), _op(_JGE, _OTHERS_CLOCKS, 0, 1)]

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from ..arguments import clock, standard_input
 from ..base import Session
 from ..paths import plain_path
 from ..types import Execution, Limits, ProgramFault, SandboxError
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from .client import LocalSandbox
 
 T = TypeVar("T")
+# What is tried of a session, in so many seconds where the time is its program's.
+Attempt = Callable[["LocalSession", float], Conversation[T]]
 
-SAVE_S = 5.0  # that saving the state before a call may take, however short the call's own clock
+SAVE_S = 1.0  # that saving the state before a call may take, however short the call's own clock
 FILES_S = 120.0  # opening a file takes microseconds, once the server comes to it
 DYING_S = 1.0  # from the end of a process' first thread to its own, where it has left others
 CLOSED = "the session was closed"
@@ -164,7 +167,9 @@ class LocalSession(Session):
             return None
         try:
             late = yield from settle(process)
-            if late.killed or process.died():
+            if late.killed:
+                self._interrupted(None)
+            elif process.died():
                 self._ended = ending(late, process).phrase + " between two calls"
                 self._go_on_with(None)
         except SandboxError as error:
@@ -195,8 +200,8 @@ class LocalSession(Session):
             self._go_on_with(None)
 
     def _run(self, code: str, wall_s: float | None, stdin: str | bytes) -> Conversation[Execution]:
-        wall_s = _clock(self._limits.wall_s if wall_s is None else wall_s)
-        data = _input(stdin)
+        wall_s = clock(self._limits.wall_s if wall_s is None else wall_s)
+        data = standard_input(stdin, wire.MAX_INPUT)
         asked = time.monotonic()
         yield self._sandbox.gate
         try:
@@ -221,7 +226,7 @@ class LocalSession(Session):
             if self._rollback:
                 try:
                     twin = self._sandbox.new_process(self._limits)
-                    saved = yield from copy(process, twin, max(SAVE_S, wall_s))
+                    saved = yield from copy(process, twin, max(SAVE_S, wall_s / 2))
                 except NotCopiedError as error:
                     self._notice += f"[sandbox] no going back to before this call: {error}\n"
                     if process.gone or error.reply.killed:
@@ -269,62 +274,65 @@ class LocalSession(Session):
         return judge(process, reply, ended, notice)
 
     def _fork(self) -> Conversation[Session]:
-        return (yield from self._or_blame(LocalSession._copied))
-
-    def _copied(self) -> Conversation[LocalSession]:
         with self._alone():
-            twin: Process | None = None
-            try:
-                process = yield from self._still()
-                if process is not None:
-                    twin = self._sandbox.new_process(self._limits)
-                    yield from copy(process, twin, wire.FORK_S)
-            except NotCopiedError as error:
-                if process is not None and (process.gone or error.reply.killed):
-                    self._ended = ending(error.reply, process).phrase
-                    self._go_on_with(None)
-                raise
-            except SandboxError as error:
-                self._failed(error)
-                raise
-            made = LocalSession(self._sandbox, self._limits, self._seed, rollback=self._rollback)
-            # Without a twin there was nothing to copy: the next call of either starts afresh.
-            made._process = twin
-            made._calls, made._ended, made._notice = self._calls, self._ended, self._notice
-            made._count("forked")
-            return made
+            return (yield from self._or_blame(LocalSession._copied))
 
-    def _or_blame(self, attempt: Callable[[LocalSession], Conversation[T]]) -> Conversation[T]:
+    def _copied(self, wait_s: float) -> Conversation[LocalSession]:
+        twin: Process | None = None
+        try:
+            process = yield from self._still()
+            if process is not None:
+                twin = self._sandbox.new_process(self._limits)
+                yield from copy(process, twin, wait_s)
+        except NotCopiedError as error:
+            if process is not None and (process.gone or error.reply.killed):
+                self._ended = ending(error.reply, process).phrase
+                self._go_on_with(None)
+            raise
+        except SandboxError as error:
+            self._failed(error)
+            raise
+        made = LocalSession(self._sandbox, self._limits, self._seed, rollback=self._rollback)
+        # Without a twin there was nothing to copy: the next call of either starts afresh.
+        made._process = twin
+        made._calls, made._ended, made._notice = self._calls, self._ended, self._notice
+        made._count("forked")
+        return made
+
+    def _or_blame(self, attempt: Attempt[T]) -> Conversation[T]:
         """What `attempt` gives; ProgramFault where a fresh session can do it and this one cannot.
 
         What the failing session says of the reason is its program's word. Where the fresh one
-        could, this one tries once more: it may have been the machine that could not, a moment ago.
+        could, this one tries once more, in what the first attempt has left of the time: it may
+        have been the machine that could not, a moment ago.
         """
+        start = time.monotonic()
         try:
-            return (yield from attempt(self))
+            return (yield from attempt(self, wire.FORK_S))
         except (OSError, NotCopiedError) as error:
+            spent = time.monotonic() - start
             if _of_the_host(error) or not (yield from self._works_afresh(attempt)):
                 raise
             fault = error
-        if self._process is not None:  # it has outlived the attempt
+        if self._lost:  # it was closed meanwhile
+            raise SandboxError(self._lost)
+        if self._process is not None and spent < wire.FORK_S:  # it has outlived the attempt
             try:
-                return (yield from attempt(self))
+                return (yield from attempt(self, wire.FORK_S - spent))
             except (OSError, NotCopiedError) as error:
                 if _of_the_host(error):
                     raise
                 fault = error
         raise ProgramFault(f"by what the session's program did: {fault}") from fault
 
-    def _works_afresh(
-        self, attempt: Callable[[LocalSession], Conversation[object]]
-    ) -> Conversation[bool]:
+    def _works_afresh(self, attempt: Attempt[object]) -> Conversation[bool]:
         """Whether a program has run here, and what failed here works where none has."""
         if not self._calls:
             return False
         fresh = LocalSession(self._sandbox, self._limits, self._seed)
         try:
             yield from fresh._fresh()
-            made = yield from attempt(fresh)
+            made = yield from attempt(fresh, wire.FORK_S)
         except (OSError, SandboxError):
             return False
         finally:
@@ -339,39 +347,41 @@ class LocalSession(Session):
             why = f"{len(data)} bytes, where a file may have {self._limits.file_bytes}"
             raise OSError(errno.EFBIG, why, path)
 
-        def attempt(session: LocalSession) -> Conversation[None]:
+        def attempt(session: LocalSession, _: float) -> Conversation[None]:
             transfer.write((yield from session._opened("write", parts)), data, path)
 
-        yield from self._or_blame(attempt)
+        with self._alone():
+            yield from self._or_blame(attempt)
 
     def _read_file(self, path: str, max_bytes: int | None) -> Conversation[bytes]:
         parts = plain_path(path)
         limit = self._limits.file_bytes if max_bytes is None else max_bytes
-        return transfer.read((yield from self._opened("read", parts)), limit, path)
+        with self._alone():
+            return transfer.read((yield from self._opened("read", parts)), limit, path)
 
     def _list_files(self) -> Conversation[list[str]]:
-        def attempt(session: LocalSession) -> Conversation[list[str]]:
+        def attempt(session: LocalSession, _: float) -> Conversation[list[str]]:
             return transfer.names((yield from session._opened("list", [])))
 
-        return (yield from self._or_blame(attempt))
+        with self._alone():
+            return (yield from self._or_blame(attempt))
 
     def _opened(self, do: str, parts: list[str]) -> Conversation[int]:
         """A descriptor from the server; see `workfiles`."""
-        with self._alone():
-            until, dying = time.monotonic() + FILES_S, 0.0
-            while True:
-                process = yield from self._living()
-                try:
-                    return (yield from process.open_file(do, parts, until))
-                except SandboxError as error:
-                    self._failed(error)
-                    raise
-                except ProcessLookupError:  # it is dying; soon it is known to have died
-                    now = time.monotonic()
-                    dying = dying or now
-                    if now > dying + DYING_S:  # its first thread has ended, others have not
-                        process.kill()
-                    yield Wait((), now + 0.01)
+        dying = 0.0
+        while True:
+            process = yield from self._living()
+            try:
+                return (yield from process.open_file(do, parts, time.monotonic() + FILES_S))
+            except SandboxError as error:
+                self._failed(error)
+                raise
+            except ProcessLookupError:  # it is dying; soon it is known to have died
+                now = time.monotonic()
+                dying = dying or now
+                if now > dying + DYING_S:  # its first thread has ended, others have not
+                    process.kill()
+                yield Wait((), now + 0.01)
 
 
 def _of_the_host(error: Exception) -> bool:
@@ -379,20 +389,6 @@ def _of_the_host(error: Exception) -> bool:
     if isinstance(error, NotCopiedError):
         return error.shortage
     return isinstance(error, OSError) and error.errno in OF_THE_HOST
-
-
-def _clock(wall_s: float) -> float:
-    if not 0 < wall_s < float("inf"):
-        raise ValueError(f"wall_s must be positive and finite seconds, got {wall_s}")
-    return wall_s
-
-
-def _input(stdin: str | bytes) -> bytes:
-    if isinstance(stdin, str):
-        stdin = stdin.encode("utf-8", "surrogateescape")
-    if len(stdin) > wire.MAX_INPUT:
-        raise ValueError(f"stdin has {len(stdin)} bytes; at most {wire.MAX_INPUT} are taken")
-    return stdin
 
 
 def _seed(seed: int, calls: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..types import SandboxError
 from . import wire
-from .process import START_S, Process, Reply
+from .process import ANSWER_S, Process, Reply
 from .verdict import cpu_used, text
 from .waiting import Conversation
 
@@ -35,7 +35,8 @@ def copy(process: Process, twin: Process, wait_s: float) -> Conversation[Process
     try:
         yield from twin.announce({"op": "fork", "of": process.sid, "wait_s": wait_s})
         process.forking = True
-        reply = yield from process.exchange([wire.FORK], 0, PATIENCE_S, twin)
+        answer_s = min(ANSWER_S, wait_s)
+        reply = yield from process.exchange([wire.FORK], 0, PATIENCE_S, twin, answer_s)
         process.forking = False
         answer = reply.answer
         if answer is None or answer.get("error"):
@@ -48,6 +49,7 @@ def copy(process: Process, twin: Process, wait_s: float) -> Conversation[Process
             shortage = bool((twin.exit or {}).get("shortage"))
             raise NotCopiedError(str(error), reply, shortage=shortage) from error
     except BaseException:
+        process.stop()  # it may have been left in the middle of it
         twin.close()
         raise
     process.cpu_used = max(process.cpu_used, cpu_used(process, reply))
@@ -56,10 +58,13 @@ def copy(process: Process, twin: Process, wait_s: float) -> Conversation[Process
 
 
 def settle(process: Process) -> Conversation[Reply]:
-    """Take in the answer to a fork for which nobody waited to the end, if there was one."""
+    """Take in the answer to a fork for which nobody waited to the end, if there was one.
+
+    The server has given that copy up, so that an answer comes soon, or the process is killed.
+    """
     reply = Reply()
     if process.forking:
-        reply = yield from process.exchange([], 0, START_S)
+        reply = yield from process.exchange([], 0, ANSWER_S)
         process.forking = False
     return reply
 

@@ -1,8 +1,14 @@
 """A fork is an independent copy of a live interpreter, with its files."""
 
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+
 import pytest
 
 from palestra.sandbox import ProgramFault, SandboxError, Status
+from palestra.sandbox.local import wire
 
 
 @pytest.fixture
@@ -160,6 +166,75 @@ def test_a_cell_that_replaces_fork_spoils_its_own_copy_only(native):
         session.run("kernel.fork_beside = real")
         with session.fork() as copy:
             assert copy.run("os.getpid() > 1").value == "True"
+
+
+TRIES = """
+import sys, time
+kernel, tries = sys.modules['palestra_sandbox.kernel'], []
+def refuse(*_): tries.append(1); time.sleep({seconds}); raise RuntimeError('no')
+kernel.fork_beside = refuse
+"""
+
+
+def test_what_has_used_up_its_time_is_not_tried_again(native, monkeypatch):
+    monkeypatch.setattr(wire, "FORK_S", 2.0)
+    with native.open() as session:
+        session.run(TRIES.format(seconds=2.6))
+        with pytest.raises(ProgramFault):
+            session.fork()
+        assert session.run("len(tries)").value == "1"
+
+
+def test_nobody_else_comes_in_between_two_attempts(native):
+    async def scenario():
+        async with await native.aopen() as session:
+            await session.arun(TRIES.format(seconds=0.05))
+            forking = asyncio.create_task(session.afork())
+            await asyncio.sleep(0)
+            while not forking.done():
+                with pytest.raises(RuntimeError, match="another call"):
+                    await session.arun("1")
+                await asyncio.sleep(0.001)
+            with pytest.raises(ProgramFault):
+                await forking
+            return (await session.arun("len(tries)")).value
+
+    assert asyncio.run(scenario()) == "2"
+
+
+def test_a_session_whose_fork_was_cancelled_stands_still(native):
+    async def scenario():
+        async with await native.aopen() as session:
+            await session.arun(TRIES.format(seconds=0.5) + "x = 1")
+            forking = asyncio.create_task(session.afork())
+            await asyncio.sleep(0.1)
+            forking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await forking
+            status, until = Path(f"/proc/{session._process._pid}/status"), time.monotonic() + 30
+            while "State:\tT" not in (seen := status.read_text()) and time.monotonic() < until:
+                await asyncio.sleep(0.01)
+            assert "State:\tT" in seen
+            return (await session.arun("x")).value
+
+    assert asyncio.run(scenario()) == "1"
+
+
+def test_a_pipe_that_the_machine_has_no_room_for_is_nobodys_fault(native):
+    if Path("/proc/sys/fs/pipe-user-pages-soft").read_text() != "16384\n":
+        pytest.skip("another number of pipes to a user")
+    take = (
+        "import os\nkept = []\ntry:\n    while True: kept.append(os.pipe())\nexcept OSError: pass"
+    )
+    with contextlib.ExitStack() as stack:
+        victim = stack.enter_context(native.open())
+        victim.run("import os; r, w = os.pipe(); n = os.write(w, bytes(40_000))")
+        for _ in range(66):
+            assert stack.enter_context(native.open()).run(f"{take}\nlen(kept)").value == "16"
+        with pytest.raises(SandboxError, match="no room for another pipe"):
+            victim.fork()
+        assert victim.run("len(os.read(r, 50_000))").value == "40000"
+        victim.fork().close()
 
 
 def test_without_supervision_fork_says_why(sandbox):

@@ -221,6 +221,23 @@ def test_cpu_seconds_are_counted_with_those_of_children(arena):
         assert "CPU limit" in over.stderr
 
 
+def test_children_that_nobody_waits_for_are_counted(arena):
+    ignore = (
+        "import ctypes, os, signal, time\n"
+        "try: signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "except PermissionError: print('refused')\n"
+        "ctypes.CDLL(None).signal(17, ctypes.c_void_p(1))\n"
+    )
+    burn = (
+        "while True:\n    try: pid = os.fork()\n    except BlockingIOError: os.wait(); continue\n"
+        "    if not pid:\n        while time.process_time() < 0.03: pass\n        os._exit(0)\n"
+    )
+    with arena.open(Limits(cpu_s=0.5, wall_s=60.0, tasks=4)) as session:
+        over = session.run(ignore + burn)
+        assert (over.status, over.stdout) == (Status.TIMEOUT, "refused\n"), over
+        assert "CPU limit" in over.stderr
+
+
 def test_such_sessions_are_not_forked_and_say_so(arena, session):
     assert "process" in arena.missing["fork"]
     session.run("x = 1")

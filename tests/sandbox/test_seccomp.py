@@ -121,6 +121,15 @@ def test_processes_are_made_in_no_new_namespace(machine):
         assert verdict(compute, machine, machine.calls[name]) == PERM
 
 
+def test_children_are_waited_for(machine):
+    code = seccomp.allow_list(machine, PROCESS, supervised=True)
+    action = machine.calls["rt_sigaction"]
+    assert verdict(code, machine, action, 17, 0) == ALLOW  # to ask what SIGCHLD does
+    assert verdict(code, machine, action, 17, 0x1000) == PERM
+    assert verdict(code, machine, action, 17, 1 << 32) == PERM
+    assert verdict(code, machine, action, 15, 0x1000) == ALLOW
+
+
 def test_without_supervision_only_threads_are_cloned(machine):
     code = seccomp.allow_list(machine, COMPUTE, supervised=False)
     assert verdict(code, machine, machine.calls["clone"], 0x3D0F00) == ALLOW

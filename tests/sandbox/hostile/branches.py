@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from palestra.sandbox import ProgramFault, Sandbox, Session, Status
 
-from .scenes import FORK, SCENES, Play, Scene, good, run
+from .scenes import FORK, SCENES, Play, Scene, good, run, scene
 from .witness import Witness
 
 # What a program can do to its own copies. None of it may cost it the session, or anybody else's.
@@ -77,6 +78,20 @@ def spoiled_undoing(code: str) -> Play:
             assert (await run(session, "6 * 7", wall_s=1.0)).value in ("42", None)
 
     return play
+
+
+@scene(67, FORK)
+async def copies_given_up_that_hang(sandbox: Sandbox, _: Witness) -> None:
+    """A fork that its caller cancelled leaves nobody waiting for the program's answer."""
+    async with await sandbox.aopen() as session:
+        await good(session, SPOILERS["hook that never ends before"])
+        copying = asyncio.create_task(session.afork())
+        await asyncio.sleep(0.3)
+        copying.cancel()
+        with suppress(asyncio.CancelledError):
+            await copying
+        result = await run(session, "6 * 7", wall_s=1.0)
+        assert result.value == "42" and "call that was interrupted" in result.stderr, result
 
 
 for _name, _code in SPOILERS.items():
