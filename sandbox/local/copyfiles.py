@@ -9,7 +9,6 @@ import errno
 import fcntl
 import os
 import re
-import shutil
 import stat
 import struct
 import termios
@@ -34,7 +33,7 @@ class Opened:
     path: str
     flags: int
     position: int
-    deleted: int  # our handle on it where it has no name any more, else -1
+    nameless: tuple[int, int] | None  # device and inode of a file that has no name any more
 
 
 @dataclass
@@ -49,13 +48,15 @@ class Pipe:
 class OpenFiles:
     """What a process has open, but for sockets."""
 
+    own: int  # the folder of our own descriptors, which is out of sight in a session's mounts
     files: dict[int, Opened] = field(default_factory=dict)
+    nameless: dict[tuple[int, int], int] = field(default_factory=dict)  # our handles on them
     pipes: dict[str, Pipe] = field(default_factory=dict)
 
     def close(self) -> None:
         """Let go of our handles."""
         for handle in (
-            *(file.deleted for file in self.files.values() if file.deleted >= 0),
+            *(self.own, *self.nameless.values()),
             *(pipe.handle for pipe in self.pipes.values()),
         ):
             os.close(handle)
@@ -66,8 +67,19 @@ class OpenFiles:
         Nothing that two copies have open may be the same: an offset, a folder or a pipe in
         common is a way to change, or to tell, the other one.
         """
-        for number, file in self.files.items():
-            _reopen(asked, number, file)
+        copies: dict[tuple[int, int], int] = {}
+        try:
+            for key, handle in self.nameless.items():
+                copies[key] = os.open(WORK, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+                _copy_data(handle, copies[key])
+            for number, file in self.files.items():
+                if file.nameless is None:
+                    _reopen(asked, number, file, file.path, os.O_NOFOLLOW, None)
+                else:
+                    _reopen(asked, number, file, str(copies[file.nameless]), 0, self.own)
+        finally:
+            for handle in copies.values():
+                os.close(handle)
         for pipe in self.pipes.values():
             _copy_pipe(asked, pipe)
 
@@ -78,7 +90,7 @@ def open_files(folder: str) -> OpenFiles:
     Raises:
         OSError: there is something that cannot be copied.
     """
-    found = OpenFiles()
+    found = OpenFiles(os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     try:
         for name in os.listdir(f"{folder}/fd"):
             path = os.readlink(f"{folder}/fd/{name}")
@@ -91,17 +103,19 @@ def open_files(folder: str) -> OpenFiles:
 
 
 def _look(found: OpenFiles, link: str, path: str, about: str) -> None:
-    number, mode = int(link.rpartition("/")[2]), os.stat(link).st_mode
+    number, status = int(link.rpartition("/")[2]), os.stat(link)
     with open(about) as file:
         info = dict(line.split(":", 1) for line in file)
-    flags, gone = int(info["flags"], 8), path.endswith(" (deleted)")
+    flags, gone = int(info["flags"], 8), status.st_nlink == 0
     if path.startswith("pipe:"):
         if path not in found.pipes:
             found.pipes[path] = Pipe(os.open(link, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
         found.pipes[path].ends[number] = flags
-    elif path.startswith("/") and (not gone or stat.S_ISREG(mode)):
-        deleted = os.open(link, os.O_RDONLY | os.O_CLOEXEC) if gone else -1
-        found.files[number] = Opened(path, flags, int(info["pos"]), deleted)
+    elif path.startswith("/") and (not gone or stat.S_ISREG(status.st_mode)):
+        key = (status.st_dev, status.st_ino) if gone else None
+        if key is not None and key not in found.nameless:
+            found.nameless[key] = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
+        found.files[number] = Opened(path, flags, int(info["pos"]), key)
     else:
         raise OSError(errno.EOPNOTSUPP, f"descriptor {number}, {path}, cannot be copied")
 
@@ -119,16 +133,15 @@ def refuse_shared_memory(folder: str) -> None:
         raise OSError(errno.EOPNOTSUPP, f"its memory would be shared: a mapping of {path}")
 
 
-def _reopen(asked: Asked, number: int, opened: Opened) -> None:
-    if opened.deleted < 0:
-        # O_PATH: the kernel injects no such descriptor, so it gets one to read from.
-        flags = opened.flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_PATH)
-        handle = os.open(opened.path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
-    else:
-        handle = os.open(WORK, os.O_TMPFILE | os.O_RDWR, 0o600)
+def _reopen(
+    asked: Asked, number: int, opened: Opened, path: str, how: int, folder: int | None
+) -> None:
+    # O_PATH: the kernel injects no such descriptor, so it gets one to read from.
+    flags = opened.flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_PATH)
+    if folder is not None:  # what it is called there is a link of the kernel's
+        flags &= ~(os.O_TMPFILE | os.O_NOFOLLOW)
+    handle = os.open(path, flags | how | os.O_CLOEXEC, dir_fd=folder)
     try:
-        if opened.deleted >= 0:
-            _copy_data(opened.deleted, handle)
         if opened.position:
             os.lseek(handle, opened.position, os.SEEK_SET)
         asked.inject(handle, number)
@@ -156,8 +169,20 @@ def _copy_pipe(asked: Asked, pipe: Pipe) -> None:
 
 
 def _copy_data(source: int, target: int) -> None:
-    with open(source, "rb", closefd=False) as data, open(target, "wb", closefd=False) as file:
-        shutil.copyfileobj(data, file)
+    """All of a file into an empty one; holes stay holes, which take no space."""
+    size, end = os.fstat(source).st_size, 0
+    while end < size:
+        try:
+            at = os.lseek(source, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            break  # from here on it is a hole
+        end = os.lseek(source, at, os.SEEK_HOLE)
+        os.lseek(target, at, os.SEEK_SET)
+        while at < end and (sent := os.sendfile(target, source, at, end - at)):
+            at += sent
+    os.ftruncate(target, size)
 
 
 def copy_tree(source: int, target: str) -> None:

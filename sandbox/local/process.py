@@ -190,7 +190,7 @@ class Process:
         self._tell_loss("the fork server died during a call")
         return reply
 
-    def open_file(self, do: str, parts: Sequence[str], until: float) -> Conversation[int]:
+    def open_file(self, do: str, parts: list[str], size: int, until: float) -> Conversation[int]:
         """A descriptor on a file of the working folder, or on a list of them; see `workfiles`.
 
         Raises:
@@ -201,7 +201,7 @@ class Process:
         own, far = pair(socket.SOCK_SEQPACKET)
         with own, far:
             own.setblocking(False)
-            request = {"op": "files", "sid": self.sid, "do": do, "parts": parts}
+            request = {"op": "files", "sid": self.sid, "do": do, "parts": parts, "size": size}
             yield from self.command(request, [far])
             while True:
                 try:

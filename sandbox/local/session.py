@@ -348,7 +348,7 @@ class LocalSession(Session):
             raise OSError(errno.EFBIG, why, path)
 
         def attempt(session: LocalSession, _: float) -> Conversation[None]:
-            transfer.write((yield from session._opened("write", parts)), data, path)
+            transfer.write((yield from session._opened("write", parts, len(data))), data, path)
 
         with self._alone():
             yield from self._or_blame(attempt)
@@ -366,13 +366,13 @@ class LocalSession(Session):
         with self._alone():
             return (yield from self._or_blame(attempt))
 
-    def _opened(self, do: str, parts: list[str]) -> Conversation[int]:
+    def _opened(self, do: str, parts: list[str], size: int = 0) -> Conversation[int]:
         """A descriptor from the server; see `workfiles`."""
         dying = 0.0
         while True:
             process = yield from self._living()
             try:
-                return (yield from process.open_file(do, parts, time.monotonic() + FILES_S))
+                return (yield from process.open_file(do, parts, size, time.monotonic() + FILES_S))
             except SandboxError as error:
                 self._failed(error)
                 raise

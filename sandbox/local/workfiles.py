@@ -29,9 +29,10 @@ _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 def answer(message: dict[str, Any], pid: int, scratch: str, reply: socket.socket) -> None:
     """Carry out one request on the files of the session `pid` and send what comes of it.
 
-    `message` has `do`, one of "read", "write" and "list", and for the first two the `parts` of
-    the path. A read or a write is answered with a descriptor on the file, a list with one on
-    the names, each ended by a NUL; a failure with `errno` and `why`.
+    `message` has `do`, one of "read", "write" and "list", for the first two the `parts` of the
+    path, and for a write the `size` of what is to be written. A read or a write is answered with
+    a descriptor on the file, a list with one on the names, each ended by a NUL; a failure with
+    `errno` and `why`.
     """
     try:
         root = os.open(working_folder(pid, scratch), _STEP)
@@ -87,14 +88,30 @@ def _open(root: int, message: dict[str, Any]) -> int:
             below = os.open(part, _STEP, dir_fd=here)
             os.close(here)
             here = below
-        how = os.O_WRONLY | os.O_CREAT if write else os.O_RDONLY
-        handle = os.open(name, how | _FILE, 0o600, dir_fd=here)
+        handle = (
+            _made(name, here, message.get("size", 0)) if write else _opened(name, here, os.O_RDONLY)
+        )
     finally:
         os.close(here)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EISDIR, "not a regular file")
     return handle
+
+
+def _opened(name: str, folder: int, how: int) -> int:
+    return os.open(name, how | _FILE, 0o600, dir_fd=folder)
+
+
+def _made(name: str, folder: int, size: int) -> int:
+    """A file to write to; where there is none yet, one is made if there is room for its content."""
+    try:
+        return _opened(name, folder, os.O_WRONLY)
+    except FileNotFoundError:
+        room = os.fstatvfs(folder)
+        if -(-size // room.f_frsize) > room.f_bavail:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        return _opened(name, folder, os.O_WRONLY | os.O_CREAT)
 
 
 def _list(root: int) -> int:

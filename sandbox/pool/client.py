@@ -10,10 +10,12 @@ from ..types import Execution, Limits, SandboxError
 
 if TYPE_CHECKING:
     from .pool import Pool
+    from .session import PoolSession
 
 
 class PoolClient(Sandbox):
-    """One client's view of a pool. Closing it ends the sessions opened through it."""
+    """One client's view of a pool. Closing it ends the sessions opened through it, and
+    their forks."""
 
     def __init__(self, pool: Pool, name: str) -> None:
         self.pool = pool
@@ -65,6 +67,6 @@ class PoolClient(Sandbox):
         if self._closed:
             raise SandboxError(f"the view of client {self.name!r} was closed")
 
-    def _kept(self, session: Session) -> Session:
-        self._sessions.add(session)
+    def _kept(self, session: PoolSession) -> Session:
+        session.keep(self._sessions)
         return session

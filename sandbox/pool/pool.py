@@ -94,7 +94,7 @@ class Pool(Sandbox):
         seed: int = 0,
         rollback: bool = False,
         client: str = "",
-    ) -> Session:
+    ) -> PoolSession:
         return await atake(self._open(limits, seed, rollback, client))
 
     def open(
@@ -104,7 +104,7 @@ class Pool(Sandbox):
         seed: int = 0,
         rollback: bool = False,
         client: str = "",
-    ) -> Session:
+    ) -> PoolSession:
         return take(self._open(limits, seed, rollback, client))
 
     async def arun(
@@ -199,7 +199,7 @@ class Pool(Sandbox):
 
     def _open(
         self, limits: Limits | None, seed: int, rollback: bool, client: str
-    ) -> Steps[Session]:
+    ) -> Steps[PoolSession]:
         yield step(self.gate, "acquire", client)
         try:
             return (yield from self._opened(client, limits, seed, rollback))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from ..base import Session
 from ..types import Execution, SandboxError
@@ -23,6 +24,7 @@ class PoolSession(Session):
         self._inner = inner
         self._closed = False
         self._lost = False
+        self.kept: WeakSet[Session] | None = None  # by a client, with the forks
 
     async def arun(
         self, code: str, *, wall_s: float | None = None, stdin: str | bytes = b""
@@ -65,9 +67,17 @@ class PoolSession(Session):
         self._life.sessions.discard(self._inner)
         self._inner.close()
 
+    def keep(self, sessions: WeakSet[Session] | None) -> None:
+        """Be one of these, as every fork of it will be."""
+        self.kept = sessions
+        if sessions is not None:
+            sessions.add(self)
+
     def _beside(self, inner: Session) -> PoolSession:
         self._life.sessions.add(inner)
-        return PoolSession(self._pool, self._client, self._life, inner)
+        made = PoolSession(self._pool, self._client, self._life, inner)
+        made.keep(self.kept)
+        return made
 
     def _run(self, code: str, **how: Any) -> Steps[Execution]:
         return self._pool.counted(self._client, lambda: self.call("run", code, **how))

@@ -166,6 +166,7 @@ def test_a_full_folder_is_an_error_that_keeps_what_was_there(native):
             with pytest.raises(OSError, match="space") as caught:
                 session.write_file(path, b"x" * (2 << 20))
             assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, path)
+        assert session.list_files() == ["kept"]
         assert session.read_file("kept") == b"old"
         with pytest.raises(OSError, match="space"):
             for i in range(20):

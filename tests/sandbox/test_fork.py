@@ -52,7 +52,10 @@ def test_an_open_file_is_the_copys_own(state):
 
 
 def test_a_temporary_file_without_a_name_is_copied_too(state):
-    state.run("import tempfile; t = tempfile.TemporaryFile('w+'); t.write('one '); t.flush()")
+    state.run(
+        "import tempfile; t = tempfile.TemporaryFile('w+'); t.write('one '); t.flush()\n"
+        "u = os.open('u', os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW); os.unlink('u')"
+    )
     with state.fork() as copy:
         copy.run("t.write('copy'); t.flush()")
         state.run("t.write('original'); t.flush()")
@@ -68,6 +71,38 @@ def test_files_that_cannot_be_copied_fail_the_copy_and_nothing_else(native):
         assert session.run("x").value == "1"
         with native.open() as other, other.fork() as copy:
             assert copy.run("1").value == "1"
+
+
+def test_files_with_holes_take_no_more_space_in_a_copy(native):
+    with native.open() as session:
+        made = session.run(
+            "import os\nfor name in 'abc':\n    f = open(name, 'wb'); f.truncate(40 << 20)\n"
+            "    f.seek(20 << 20); f.write(b'middle'); f.close()\n"
+            "f = open('a', 'r+b'); os.unlink('a'); f.seek(0, 2)"
+        )
+        assert made.ok, made
+        with session.fork() as copy:
+            look = (
+                "b = open('b', 'rb').read(); len(b), b.strip(b'\\0'), b.index(b'm') == 20 << 20,"
+                " f.tell(), os.pread(f.fileno(), 8, 20 << 20), os.stat('c').st_blocks < 100"
+            )
+            expected = "(41943040, b'middle', True, 41943040, b'middle\\x00\\x00', True)"
+            assert copy.run(look).value == session.run(look).value == expected
+
+
+def test_a_nameless_file_that_is_open_twice_is_one_file_in_the_copy(native):
+    with native.open() as session:
+        session.run(
+            "import os\nw = open('x', 'w'); r = open('x'); a = open('x', 'a'); os.unlink('x')\n"
+            "named = open('y (deleted)', 'w+'); w.write('one '); w.flush()"
+        )
+        write = "_ = w.write('two '), w.flush(), a.write('three'), a.flush(); r.read()"
+        keep = "_ = named.write('kept'), named.flush(); open('y (deleted)').read()"
+        with session.fork() as copy:
+            assert copy.run(write).value == "'one two three'"
+            assert copy.run(keep).value == "'kept'"
+            assert session.run("r.read()").value == "'one '"
+            assert session.run("open('y (deleted)').read()").value == "''"
 
 
 def test_the_copy_outlives_the_original(state):

@@ -432,9 +432,12 @@ def test_map_keeps_order_draws_a_few_ahead_and_stops_when_left(shared):
 def test_a_view_closes_its_own_sessions_only(shared):
     view, other = shared.client("view"), shared.open()
     mine = view.open()
+    forks = [] if "fork" in shared.missing else [mine.fork()]
+    forks += [fork.fork() for fork in forks]
     view.close()
-    with pytest.raises(SandboxError, match="closed"):
-        mine.run("1")
+    for session in (mine, *forks):
+        with pytest.raises(SandboxError, match="closed"):
+            session.run("1")
     with pytest.raises(SandboxError, match="view of client 'view'"):
         view.run("1")
     assert other.run("1").value == "1"
