@@ -23,7 +23,7 @@ ATTACKS = [
     refused(75, "load-of-the-machine", "open('/proc/loadavg').read()"),
     refused(75, "socket-without-a-file", "__import__('socket').socket(1).bind('\\0palestra-channel')", own=True),
     attack(75, "record-locks-on-shared-files", "import fcntl, os\nd = os.open(os.__file__, 0)\nfcntl.lockf(d, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, 77); print('SAFE')", OK, ERROR, own=True),
-    attack(75, "exclusive-locks-on-shared-files", "import fcntl, os\nd = os.open(os.__file__, 0)\ntry: fcntl.lockf(d, fcntl.LOCK_EX | fcntl.LOCK_NB); print('WORKED')\nexcept OSError: pass\ntry: fcntl.flock(d, fcntl.LOCK_EX | fcntl.LOCK_NB); print('WORKED')\nexcept OSError: print('SAFE')", own=True),
+    attack(75, "exclusive-locks-on-shared-files", "import fcntl, os\nd = os.open(os.__file__, 0)\ntry: fcntl.flock(d, fcntl.LOCK_EX | fcntl.LOCK_NB); print('WORKED')\nexcept OSError: print('SAFE')", own=True),
     attack(85, "input-left-open", "import os\nkept = os.dup(0); print('SAFE', os.read(kept, 9))", own=True, then="import os\nprint('SAFE', os.read(kept, 9))"),
     attack(85, "input-replaced", "import io, os, sys\nsys.stdin = sys.__stdin__ = io.StringIO('old'); os.close(0); print('SAFE')", own=True, then="import os; print('SAFE' if input.__name__ == 'input' and os.read(0, 9) == b'' else 'WORKED')"),
     attack(85, "descriptors-used-up-before-the-next-call", "import os\ntry:\n    while True: os.dup(0)\nexcept OSError: print('SAFE')", own=True, then="print('SAFE')"),
