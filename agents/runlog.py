@@ -74,9 +74,9 @@ class RunLog:
         return cls(path)
 
     def discard(self) -> None:
-        """Close the run and remove its folder."""
+        """Close the run and remove its folder, or all that is in it."""
         self.close()
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)  # a mount point stays, empty
 
     @classmethod
     def resume(cls, folder: str | os.PathLike[str]) -> Self:

@@ -41,7 +41,9 @@ def tiny_tokenizer() -> Any:
     return fast
 
 
-def tiny_model(arch: str = "qwen3", *, seed: int = 0, context_length: int = CONTEXT) -> Any:
+def tiny_model(
+    arch: str = "qwen3", *, seed: int = 0, context_length: int = CONTEXT, hidden_size: int = 64
+) -> Any:
     """A random two-layer model over `tiny_tokenizer`, in fp32 and eval mode.
 
     The weights are wide enough that greedy choices are clear, and the end-of-turn logit
@@ -58,7 +60,7 @@ def tiny_model(arch: str = "qwen3", *, seed: int = 0, context_length: int = CONT
     config_class, model_class = classes[arch]
     config = config_class(
         vocab_size=len(tokenizer),
-        hidden_size=64,
+        hidden_size=hidden_size,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=2,

@@ -4,6 +4,7 @@ python letters.py FOLDER [--resume]
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,13 +30,27 @@ class Letters(ToolEnv):
         return sum(c.isalpha() for c in text) / (len(text) + 1)
 
 
+class LongPrompts(Letters):
+    """The same after a system prompt that all share, and prompts of 180 to 1180 tokens."""
+
+    def __init__(self, split: str = "train") -> None:
+        super().__init__(split)
+        brief = Message("system", "Be brief. " * 15)
+        self.tasks = [
+            replace(t, prompt=(brief, Message("user", f"{split} {i} " + "word " * (40 * i))))
+            for i, t in enumerate(self.tasks[:6])
+        ]
+
+
 register("tests/Letters-v0", Letters)
+register("tests/LongPrompts-v0", LongPrompts)
 
 
-def save_model(folder: Path, context_length: int = 256) -> Path:
+def save_model(folder: Path, context_length: int = 256, hidden_size: int = 64) -> Path:
     from fakes import tiny_model, tiny_tokenizer
 
-    tiny_model("qwen3", context_length=context_length).save_pretrained(folder)
+    made = tiny_model("qwen3", context_length=context_length, hidden_size=hidden_size)
+    made.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
 
