@@ -9,7 +9,8 @@
       checkpoints/          step-N/, written by the trainer
       report.html           written by `agents.report`
 
-Append-only: a file that is complete is never changed. A line torn by a crash is ignored by
+Append-only: a file that is complete is never changed, but for the number of steps in
+`config.json` when a resumed run is given another. A line torn by a crash is ignored by
 the readers and cut off on resume. After a resume from an earlier step the old records of
 later steps stay in the file; readers take the last record of each step.
 """
@@ -98,6 +99,12 @@ class RunLog:
             (path / name).mkdir(exist_ok=True)
         _record_changed_environment(path)
         return cls(path)
+
+    def amend(self, **changes: Any) -> None:
+        """Change what `config.json` says, where a resumed run is to go on otherwise."""
+        config = self.config
+        if config != config | changes:
+            write_json(self.folder / "config.json", config | changes)
 
     @property
     def config(self) -> dict[str, Any]:

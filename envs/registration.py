@@ -175,12 +175,37 @@ def creator(spec: EnvSpec) -> Any:
 
 
 def parameters(spec: EnvSpec) -> dict[str, Any]:
-    """The keyword arguments an environment takes, with their defaults (`...` for none)."""
-    return {
-        name: spec.kwargs.get(name, ... if p.default is p.empty else p.default)
-        for name, p in inspect.signature(creator(spec)).parameters.items()
-        if p.kind is not p.VAR_KEYWORD and name != "render_mode"
-    }
+    """The keyword arguments an environment takes, with their defaults (`...` for none).
+
+    Where a constructor has `**kwargs`, the optional arguments of the next one in line are taken
+    too; what that one requires is its subclass's to give.
+    """
+    own, *inherited = _signatures(creator(spec))
+    optional = (p for up in inherited for p in up if p.default is not p.empty)
+    found: dict[str, Any] = {}
+    for p in (*own, *optional):
+        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name != "render_mode":
+            found.setdefault(p.name, ... if p.default is p.empty else p.default)
+    return found | {name: spec.kwargs[name] for name in found if name in spec.kwargs}
+
+
+def takes_anything(spec: EnvSpec) -> bool:
+    """Whether `**kwargs` go where no signature tells what is taken."""
+    *_, last = _signatures(creator(spec))
+    return any(p.kind is p.VAR_KEYWORD for p in last)
+
+
+def _signatures(made_by: Any) -> list[list[inspect.Parameter]]:
+    """A constructor's parameters, then those of each that its `**kwargs` are passed on to."""
+    if not isinstance(made_by, type):
+        return [list(inspect.signature(made_by).parameters.values())]
+    found = []
+    for cls in made_by.__mro__:
+        if "__init__" in vars(cls) and cls is not object:
+            found.append(list(inspect.signature(vars(cls)["__init__"]).parameters.values())[1:])
+            if not any(p.kind is p.VAR_KEYWORD for p in found[-1]):
+                break
+    return found or [[]]
 
 
 def list_environments() -> list[EnvSpec]:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from ..agents.seeding import derive_seed
-from ..envs.curriculum import Controller, Feedback, make_controller
+from ..envs.curriculum import Controller, Feedback, controller_class, make_controller
 from ..envs.tasks import LevelledTasks, TaskSet
 from ..envs.types import Group, Task
 
@@ -139,6 +139,7 @@ def task_stream(
     """
     if not curriculum:
         return Epochs(tasks, seed)
+    controller_class(curriculum)
     if not isinstance(tasks, LevelledTasks):
         raise ValueError(
             f"curriculum {curriculum!r} needs tasks with levels, got {tasks!r:.80}: load them "

@@ -13,16 +13,16 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from ..agents.agent import Agent
 from ..agents.engines import make_engine
-from ..agents.engines.base import Engine, SamplingParams, Tokenizer
-from ..agents.engines.loading import load_model
-from ..agents.evaluation import EvalResult, measures
+from ..agents.engines.base import ContextOverflow, Engine, SamplingParams, Tokenizer
+from ..agents.engines.loading import absolute, load_model
+from ..agents.evaluation import EvalResult, Sample, measures
 from ..agents.matches import Seating
 from ..agents.report import write_report
 from ..agents.rollout import EnvPool, RolloutLimits, collect
@@ -66,6 +66,7 @@ def train(
 
 async def run(config: TrainConfig, folder: Path, resume: bool, on_step: OnStep) -> Path:
     """The loop."""
+    config = with_absolute_paths(config)
     with open_log(config, folder, resume) as log:
         trainer = begin(config, log, resume)
         async with trainer.engine, aclosing(trainer):
@@ -88,8 +89,16 @@ async def run(config: TrainConfig, folder: Path, resume: bool, on_step: OnStep) 
     return folder
 
 
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """`config` with models in local folders named so that any working directory finds them."""
+    opponents = {seat: absolute(model) for seat, model in config.opponents.items()}
+    return replace(config, model=absolute(config.model), opponents=opponents)
+
+
 def open_log(config: TrainConfig, folder: Path, resume: bool) -> RunLog:
     """The run folder; a resumed run must have the configuration it was started with.
+
+    It may have another number of steps, which its `config.json` then says.
 
     Raises:
         FileExistsError, FileNotFoundError: from `RunLog`.
@@ -106,6 +115,7 @@ def open_log(config: TrainConfig, folder: Path, resume: bool) -> RunLog:
             f"cannot resume {folder} with another configuration: {', '.join(changed)} "
             f"differ from its config.json; start a new run instead"
         )
+    log.amend(steps=config.steps)
     return log
 
 
@@ -113,7 +123,7 @@ def begin(config: TrainConfig, log: RunLog, resume: bool) -> Trainer:
     """The trainer of a run; a new run that cannot even be set up leaves no folder behind."""
     try:
         return Trainer(config, log)
-    except Exception:
+    except BaseException:
         if not resume:
             log.discard()
         raise
@@ -184,6 +194,7 @@ class Trainer:
             kept += _with_signal(groups) if self.algorithm.dynamic_sampling else groups
             if len(kept) >= self.config.prompts_per_step:
                 break
+        self._check_fit(drawn)
         return kept, drawn
 
     def learn(self, groups: Sequence[Group]) -> Metrics:
@@ -208,6 +219,7 @@ class Trainer:
             limits=self.limits,
             concurrency=self.config.sampling.concurrency,
         )
+        self._check_fit(groups)
         figures = await measures(self.exams, self.examiner)
         result = EvalResult.of_groups(groups, measures=figures)
         self.log.write_evaluation(self.step, result.to_dict())
@@ -255,6 +267,17 @@ class Trainer:
             await opponent.engine.aclose()
 
     # Inside.
+
+    def _check_fit(self, groups: Sequence[Group]) -> None:
+        """Without room for a single token in any episode, nothing can be learnt."""
+        members = [t for g in groups for t in g.trajectories]
+        if members and all(Sample.of(t).unfit for t in members):
+            size = min(t.prompt_length for t in members)
+            raise ContextOverflow(
+                f"prompt of {size} tokens does not fit the model's context of "
+                f"{self.engine.context_length}, and no other is shorter: give a model with a "
+                f"longer context, or an environment with shorter prompts"
+            )
 
     def _make_engine(self, name: str, model: Any, tokenizer: Tokenizer) -> Engine:
         options = dict(self.config.engine_options)

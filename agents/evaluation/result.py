@@ -50,6 +50,11 @@ class Sample:
     def outcome(self) -> Outcome:
         return Outcome.of(self.stop_reason)
 
+    @property
+    def unfit(self) -> bool:
+        """Whether the first prompt alone filled the model's context, so that nothing was said."""
+        return self.stop_reason is StopReason.CONTEXT_OVERFLOW and not self.model_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
@@ -193,8 +198,8 @@ def _values(row: TaskRow, metric: str) -> Sequence[float]:
 
 
 def _estimates(rows: Sequence[TaskRow], level: float) -> dict[str, Estimate]:
-    def mean(measure: Callable[[Sample], float]) -> Estimate:
-        return mean_interval([[measure(s) for s in row.valid] for row in rows], level)
+    def count(measure: Callable[[Sample], int]) -> Estimate:
+        return mean_interval([[measure(s) for s in row.valid] for row in rows], level, least=0.0)
 
     def share(measure: Callable[[Sample], bool]) -> Estimate:
         values = [[measure(s) for s in row.valid] for row in rows]
@@ -212,10 +217,10 @@ def _estimates(rows: Sequence[TaskRow], level: float) -> dict[str, Estimate]:
         for k in _ks(judged):
             estimates[f"pass@{k}"] = pass_at_k_interval(judged, k, level)
     estimates["tool_share"] = share(lambda s: s.calls > 0)
-    estimates["calls"] = mean(lambda s: s.calls)
+    estimates["calls"] = count(lambda s: s.calls)
     estimates["pass_ratio"] = _pass_ratio(rows)
-    estimates["model_tokens"] = mean(lambda s: s.model_tokens)
-    estimates["tool_tokens"] = mean(lambda s: s.tool_tokens)
+    estimates["model_tokens"] = count(lambda s: s.model_tokens)
+    estimates["tool_tokens"] = count(lambda s: s.tool_tokens)
     estimates["truncated"] = share(lambda s: s.outcome is Outcome.TRUNCATED)
     everything = [[s.outcome is Outcome.INVALID for s in row.samples] for row in rows]
     estimates["invalid"] = mean_interval(everything, level, proportion=True)

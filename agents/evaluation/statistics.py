@@ -59,7 +59,11 @@ class PairedDifference:
 
 
 def mean_interval(
-    by_task: Sequence[Sequence[float]], level: float = 0.95, *, proportion: bool = False
+    by_task: Sequence[Sequence[float]],
+    level: float = 0.95,
+    *,
+    proportion: bool = False,
+    least: float = -math.inf,
 ) -> Estimate:
     """Mean of the task means with an interval at `level`, clustered by task.
 
@@ -68,6 +72,7 @@ def mean_interval(
         proportion: the values lie in [0, 1], and so must the interval. It is then Wilson's,
             with the task as the unit, where each task has one value of 0 or 1, and where all
             tasks are at 0 or all at 1 (there Student's interval would have no width).
+        least: no value can be below it (0 for a count), and so neither is the interval.
 
     Raises:
         ValueError: a value of a proportion is outside [0, 1].
@@ -88,7 +93,7 @@ def mean_interval(
     low, high = _t_interval(means, level)
     if proportion:
         low, high = max(low, 0.0), min(high, 1.0)
-    return Estimate(mean, low, high, len(means))
+    return Estimate(mean, max(low, least), high, len(means))
 
 
 def wilson(successes: int, count: int, level: float = 0.95) -> Estimate:

@@ -171,12 +171,16 @@ def _svg(title: str, unit: str, series: list[Series]) -> Markup:
     x0, x1 = min(xs), max(xs)
     if x0 == x1:
         x0, x1 = x0 - 0.5, x1 + 0.5
-    ticks = _ticks(min(*ys, 0.0) if unit == "share" else min(ys), max(ys))
+    low = min(*ys, 0.0) if unit == "share" else min(ys)
+    if all(y >= 0 for s in series for y in s.ys):
+        low = max(low, 0.0)  # a band may reach below what the measure itself never was
+    ticks = _ticks(low, max(ys))
     y0, y1 = ticks[0], ticks[-1]
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
-        return round(across, 1), round(TOP + (y1 - y) / (y1 - y0) * (HEIGHT - TOP - BOTTOM), 1)
+        down = TOP + (y1 - max(y, y0)) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
+        return round(across, 1), round(down, 1)
 
     parts = [_grid(ticks, unit, at, x0), _x_labels(x0, x1, at, y0)]
     data = []
@@ -256,8 +260,8 @@ def _x_labels(x0: float, x1: float, at: Any, y0: float) -> Markup:
 def _ticks(low: float, high: float, whole: bool = False) -> list[float]:
     """Round numbers that enclose the range: about four steps of 1, 2 or 5 times 10^n."""
     if high - low < 1e-12 * max(1.0, abs(high)):
-        pad = abs(high) * 0.1 or 1.0
-        low, high = low - pad, high + pad
+        pad = abs(high) * 0.1
+        low, high = (low - pad, high + pad) if pad else (0.0, 1.0)
     rough = (high - low) / 4
     power = 10 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)

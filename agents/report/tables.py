@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.report import LABELS, format_estimate, suite_cells
+from ..evaluation.report import LABELS, format_estimate, format_p, suite_cells
 from ..evaluation.result import EvalResult, compare
 from ..evaluation.statistics import Estimate
 from ..evaluation.suite import SuiteResult
@@ -98,7 +98,8 @@ def _difference(before: EvalResult, after: EvalResult, metric: str) -> Row:
     row["value"] = f"{scale * d.value:+.{digits}f}{unit}"
     if not math.isnan(d.low):
         low, high = (f"{scale * bound:+.{digits}f}" for bound in (d.low, d.high))
-        row["interval"] = f"[{low}, {high}], p = {d.p_value:.2g}"
+        p = format_p(d.p_value)
+        row["interval"] = f"[{low}, {high}], p {p}" if "<" in p else f"[{low}, {high}], p = {p}"
     return row
 
 

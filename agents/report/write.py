@@ -48,6 +48,8 @@ def write_report(
         raise FileNotFoundError(
             f"{path} holds no run (neither config.json nor result.json): check the path"
         )
+    if "model_type" in _optional(path / "config.json"):
+        raise FileNotFoundError(f"{path} holds a model, not a run: give the folder of its run")
     html = (
         _environment().get_template("report.html.jinja").render(_view(path, decode, max_responses))
     )

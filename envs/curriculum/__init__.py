@@ -15,6 +15,7 @@ from .controllers import (
     Bands,
     Replay,
     Window,
+    controller_class,
     make_controller,
 )
 
@@ -30,5 +31,6 @@ __all__ = [
     "Replay",
     "Window",
     "accept",
+    "controller_class",
     "make_controller",
 ]

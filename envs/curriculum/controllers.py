@@ -279,17 +279,27 @@ CONTROLLERS: dict[str, type[Controller]] = {
 }
 
 
+def controller_class(name: str) -> type[Controller]:
+    """The controller of that name in `CONTROLLERS`.
+
+    Raises:
+        ValueError: there is none; the nearest is told.
+    """
+    if name not in CONTROLLERS:
+        near = get_close_matches(name, CONTROLLERS, 1, 0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"no curriculum {name!r}, but {', '.join(CONTROLLERS)}{hint}")
+    return CONTROLLERS[name]
+
+
 def make_controller(name: str, levels: int, **options: Any) -> Controller:
     """A controller by its name in `CONTROLLERS`; `options` are its dataclass fields.
 
     Raises:
         ValueError: unknown name (the nearest is told) or option, or one that cannot work.
     """
-    if name not in CONTROLLERS:
-        near = get_close_matches(name, CONTROLLERS, 1, 0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no curriculum {name!r}, but {', '.join(CONTROLLERS)}{hint}")
+    kind = controller_class(name)
     try:
-        return CONTROLLERS[name](levels, **options)
+        return kind(levels, **options)
     except TypeError as error:
         raise ValueError(f"curriculum {name!r} cannot be made with {options}: {error}") from error

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from .errors import ConfigError, UsageError, nearest
 
@@ -53,14 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [a for a in args if a != "--debug"]
+    _see_current_folder()
     try:
         return _dispatch(args)
     except (UsageError, ConfigError) as error:
         if debug:
             raise
         return _fail(error, code=2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(": ".join(["interrupted", *map(str, stop.args)]), file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader (head, less) has left: nothing to say, nobody to hear
         _silence_stdout()
@@ -94,6 +96,15 @@ def _dispatch(args: list[str]) -> int:
         raise UsageError(f"unknown command {command!r}{hint}")
     code: int = import_module(f".{command}", __package__).main(rest)
     return code
+
+
+def _see_current_folder() -> None:
+    """Modules that ids and engines name are found here too, as under `python -m`.
+
+    Last, so that no file lying here can take the place of an installed module.
+    """
+    if not sys.flags.safe_path and not {"", str(Path.cwd())} & set(sys.path):
+        sys.path.append(str(Path.cwd()))
 
 
 def _help() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,12 +59,25 @@ def make_environment(id: str, settings: Mapping[str, Any]) -> gymnasium.Env[Any,
     Raises:
         UsageError: no such environment, or it does not take one of the settings.
     """
-    from ..envs.registration import make, parameters
+    from ..envs.registration import make
+
+    check_settings(id, settings)
+    return make(id, **settings)
+
+
+def check_settings(id: str, names: Iterable[str]) -> None:
+    """Whether an environment takes settings of these names.
+
+    Raises:
+        UsageError: no such environment, or it does not take one of them.
+    """
+    from ..envs.registration import parameters, takes_anything
 
     spec = find(id)
     known = parameters(spec)
-    for key in settings:
-        if key not in known:
-            hint = nearest(key, known) or f"; it takes {', '.join(known)}"
-            raise UsageError(f"{spec.id} has no setting {key!r}{hint}")
-    return make(id, **settings)
+    if takes_anything(spec):
+        return
+    for name in names:
+        if name not in known:
+            hint = nearest(name, known) or f"; it takes {', '.join(known) or 'none'}"
+            raise UsageError(f"{spec.id} has no setting {name!r}{hint}")

@@ -16,7 +16,7 @@ from ..envs.suites import Entry, shipped_suites
 from .environment import find, make_environment
 from .errors import UsageError, nearest
 from .parsing import parse
-from .progress import EpisodePrinter, hush
+from .progress import EpisodePrinter, hush, interruptible
 
 if TYPE_CHECKING:
     from ..agents.engines import Engine
@@ -86,6 +86,7 @@ class Options:
         return {name: value for name, value in values.items() if value is not None}
 
 
+GO_ON = "the same command with --folder {folder} --resume goes on"
 ENTRY = ("split", "tasks", "samples", "temperature", "max_tokens", "timeout_s")
 EXAMPLES = (
     "palestra/MathCode-v0 --model smollm2 --tasks 32",
@@ -109,17 +110,17 @@ def main(argv: Sequence[str]) -> int:
     hush(options.model)
     from ..agents.evaluation import Exam
 
-    config = asdict(options) | {name: getattr(entry, name) for name in ENTRY}
+    config = recorded(options) | {name: getattr(entry, name) for name in ENTRY}
     with closing(Exam.of(entry)) as exam:
         # Loaded first: a model that cannot be loaded leaves no folder behind.
         engines = [engine_of(options, m) for m in (options.model, options.opponent) if m]
-        with open_log(options, options.id, config) as log:
+        with open_log(options, options.id, config) as log, interruptible(log.folder, GO_ON):
             result = asyncio.run(_evaluate(options, engines, exam, log.folder))
     if options.json:
         print(json.dumps({"folder": str(log.folder), **result.to_dict()}, indent=2))
     else:
         _print(result, earlier, log.folder)
-    return 0 if any(reward is not None for row in result.rows for reward in row.rewards) else 1
+    return 0 if any(not s.unfit for row in result.rows for s in row.valid) else 1
 
 
 def _entry(options: Options) -> Entry:
@@ -170,7 +171,7 @@ async def _evaluate(
             concurrency=options.concurrency,
             folder=folder,
             resume=options.resume,
-            progress=EpisodePrinter(),
+            progress=EpisodePrinter(engine.context_length),
         )
 
 
@@ -179,6 +180,14 @@ def engine_of(options: Options, model: str) -> Engine:
 
     target: Any = [model] if options.engine == "scripted" else model
     return make_engine(options.engine, target, **options.engine_options)
+
+
+def recorded(options: Options) -> dict[str, Any]:
+    """The options, with models in local folders named so that any working directory finds them."""
+    from ..agents.engines.loading import absolute
+
+    names = () if options.engine == "scripted" else ("model", "opponent")
+    return asdict(options) | {name: absolute(getattr(options, name)) for name in names}
 
 
 def model_name(options: Options) -> str:

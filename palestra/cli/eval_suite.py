@@ -11,8 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from ..envs.suites import Suite, load_suite
 from .errors import UsageError
-from .eval import ENTRY, Options, check_environment, engine_of, model_name, open_log, read_result
-from .progress import SuitePrinter, hush
+from .eval import (
+    ENTRY,
+    GO_ON,
+    Options,
+    check_environment,
+    engine_of,
+    model_name,
+    open_log,
+    read_result,
+    recorded,
+)
+from .progress import SuitePrinter, hush, interruptible
 
 if TYPE_CHECKING:
     from ..agents.engines import Engine
@@ -27,7 +37,8 @@ def main(options: Options) -> int:
     engine = engine_of(
         options, options.model
     )  # a model that cannot be loaded leaves no folder behind
-    with open_log(options, suite.name, _config(options, suite)) as log:
+    config = _config(options, suite)
+    with open_log(options, suite.name, config) as log, interruptible(log.folder, GO_ON):
         result = asyncio.run(_evaluate(options, engine, suite, log.folder))
     if options.json:
         print(json.dumps({"folder": str(log.folder), **result.to_dict()}, indent=2))
@@ -56,7 +67,7 @@ def _suite(options: Options) -> Suite:
 def _config(options: Options, suite: Suite) -> dict[str, Any]:
     """What the run folder keeps: the suite in full in place of the flags that change it."""
     flags = {
-        key: value for key, value in asdict(options).items() if key not in (*ENTRY, "env", "id")
+        key: value for key, value in recorded(options).items() if key not in (*ENTRY, "env", "id")
     }
     return flags | {"suite": suite.name, "environments": asdict(suite)["environments"]}
 
@@ -73,7 +84,7 @@ async def _evaluate(options: Options, engine: Engine, suite: Suite, folder: Path
             concurrency=options.concurrency,
             folder=folder,
             resume=options.resume,
-            progress=SuitePrinter(list(suite.environments)),
+            progress=SuitePrinter(list(suite.environments), engine.context_length),
         )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ COLUMNS = (
     ("held-out", "eval/accuracy", "{:.1%}"),
 )
 WIDTH = 9
+TRAIN_ON = "`palestra train --resume {folder}` goes on"
 
 
 def hush(model: str) -> None:
@@ -35,23 +37,40 @@ def hush(model: str) -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
+@contextmanager
+def interruptible(folder: Path, how: str) -> Iterator[None]:
+    """Have Ctrl-C say `how` to go on with the run in `{folder}`, once there is one."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (folder / "config.json").is_file():
+            raise KeyboardInterrupt(how.format(folder=folder)) from None
+        raise
+
+
 class EpisodePrinter:
-    """Counts episodes on a terminal, and tells the first failure of infrastructure anywhere.
+    """Counts episodes on a terminal; tells the first failure of infrastructure, and the first
+    prompt that does not fit, anywhere.
 
     Callable as `progress` of `agents.evaluation.evaluate`. Prints to standard error.
+    `context` is the model's, in tokens.
     """
 
-    def __init__(self, label: str = "") -> None:
-        self._told = False
+    def __init__(self, context: int, label: str = "") -> None:
+        self._told: set[str] = set()
+        self._context = context
         self._label = f"{label}: " if label else ""
 
     def __call__(self, progress: Progress) -> None:
-        failure = progress.latest.failure
-        if failure is not None and not self._told:
-            self._told = True  # the first says most; the table counts the rest
-            print(
-                f"{self._label}invalid episode ({failure.kind}): {failure.message}", file=sys.stderr
-            )
+        from ..agents.evaluation import Sample
+
+        latest = progress.latest
+        if latest.failure is not None:
+            failure = f"({latest.failure.kind}): {latest.failure.message}"
+            self._tell("invalid episode", failure)
+        elif Sample.of(latest).unfit:
+            size, room = latest.prompt_length, self._context
+            self._tell("prompt", f"of {size} tokens does not fit the model's context of {room}")
         if sys.stderr.isatty():
             score = "" if progress.score is None else f", score {progress.score:.3f}"
             invalid = f", {progress.invalid} invalid" if progress.invalid else ""
@@ -59,13 +78,21 @@ class EpisodePrinter:
             end = "\n" if progress.done == progress.total else ""
             print(f"\r{line:<60}", end=end, file=sys.stderr, flush=True)
 
+    def _tell(self, what: str, more: str) -> None:
+        """Only the first of its kind, which says most; the table counts the rest."""
+        if what not in self._told:
+            self._told.add(what)
+            print(f"{self._label}{what} {more}", file=sys.stderr)
+
 
 class SuitePrinter:
     """An `EpisodePrinter` for each environment of a suite, numbered and by its name."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        labels = (f"{i}/{len(names)} {name}" for i, name in enumerate(names, start=1))
-        self._printers = dict(zip(names, map(EpisodePrinter, labels), strict=True))
+    def __init__(self, names: Sequence[str], context: int) -> None:
+        self._printers = {
+            name: EpisodePrinter(context, f"{i}/{len(names)} {name}")
+            for i, name in enumerate(names, start=1)
+        }
 
     def __call__(self, name: str, progress: Progress) -> None:
         self._printers[name](progress)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..envs.configfile import load_toml
 from .errors import UsageError
 from .parsing import parse
-from .progress import StepPrinter, hush
+from .progress import TRAIN_ON, StepPrinter, hush, interruptible
 
 RECIPE = Path(__file__).with_name("quickstart.toml")
 
@@ -78,4 +78,5 @@ def run(options: Options, base: Path) -> Path:
     folder = options.folder or new_folder("runs", "quickstart")
     with_tool = "with the Python tool" if options.tool else "without the tool"
     print(f"2. {config.algorithm} on {config.env.id}, {with_tool}, in {folder}", flush=True)
-    return train(config, folder, on_step=StepPrinter(steps))
+    with interruptible(folder, TRAIN_ON):
+        return train(config, folder, on_step=StepPrinter(steps))

@@ -12,9 +12,10 @@ from tyro.conf import Positional
 
 from ..envs.configfile import load_json, load_toml
 from ..trainers.config import TrainConfig
+from .environment import check_settings
 from .errors import UsageError
 from .parsing import parse
-from .progress import StepPrinter, hush
+from .progress import TRAIN_ON, StepPrinter, hush, interruptible
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(f"give the recipe {options.recipe} first, before all flags")
     if options.recipe and options.resume:
         raise UsageError("a resumed run has its own recipe: give --resume or a recipe, not both")
-    _check_algorithm(options)
+    _check(options)
     folder = train(without_own(options), options.folder, options.resume, _name(options))
     from .summary import print_summary
 
@@ -59,19 +60,30 @@ def train(config: TrainConfig, folder: Path | None, resume: Path | None, name: s
     """Run the loop with a line of progress for each step, and return the run's folder."""
     hush(config.model)
     from ..agents.runlog import new_folder
+    from ..trainers.checkpoint import latest_checkpoint
     from ..trainers.online import train as run
 
+    latest = latest_checkpoint(resume) if resume else None
+    if latest and (step := int(latest.name.removeprefix("step-"))) >= config.steps:
+        print(f"{resume} is done, at step {step}: --steps {step + 1} or more goes on with it")
+        return Path(resume or "")
     where = resume or folder or new_folder("runs", name)
     print(f"training {config.model} with {config.algorithm} on {config.env.id}, in {where}")
-    return run(config, where, resume=resume is not None, on_step=StepPrinter(config.steps))
+    with interruptible(where, TRAIN_ON):
+        return run(config, where, resume=resume is not None, on_step=StepPrinter(config.steps))
 
 
-def _check_algorithm(config: TrainConfig) -> None:
-    """Before a folder is made and a model is loaded."""
+def _check(config: TrainConfig) -> None:
+    """What needs no model, before a folder is made and one is loaded."""
+    from ..envs.curriculum import controller_class
     from ..trainers.algorithms import get_algorithm
 
+    env = config.env
+    check_settings(env.id, (*env.options, *env.policy_as, *env.heldout_options()))
     try:
         get_algorithm(config.algorithm, **config.algorithm_options)
+        if config.curriculum:
+            controller_class(config.curriculum)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -87,9 +99,16 @@ def _default(argv: Sequence[str]) -> Options:
         return Options(**_values(load_toml(TrainConfig, argv[0])))
     resume = _value_of("--resume", argv)
     if resume is not None:
+        from ..agents.runlog import read_json
+
         path = Path(resume) / "config.json"
         if not path.is_file():
             raise UsageError(f"{resume} holds no run to resume (there is no config.json in it)")
+        if "suite" in read_json(path):
+            raise UsageError(
+                f"{resume} holds an evaluation: `palestra eval` with the options that it was "
+                f"begun with, --folder {resume} and --resume goes on with it"
+            )
         return replace(Options(**_values(load_json(TrainConfig, path))), resume=Path(resume))
     return Options()
 

@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def decoder(run: Path) -> Callable[[Sequence[int]], str]:
-    """`decode` of the tokenizer that the run was sampled with."""
+    """`decode` of the tokenizer that the run was sampled with: its checkpoint's, if it has one."""
     from ..agents.runlog import read_json
 
     config = read_json(run / "config.json")
@@ -57,8 +57,9 @@ def decoder(run: Path) -> Callable[[Sequence[int]], str]:
         from ..agents.engines.byte_tokenizer import ByteTokenizer
 
         return ByteTokenizer().decode
-    from ..agents.engines.loading import load_model
+    from ..agents.engines.loading import load_tokenizer
 
-    _, tokenizer = load_model(config["model"])
+    own = next(iter(run.glob("checkpoints/step-*/tokenizer_config.json")), None)
+    tokenizer = load_tokenizer(str(own.parent if own else config["model"]))
     decode: Callable[[Sequence[int]], str] = tokenizer.decode
     return decode

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ....envs.types import Completion, FinishReason
 from ..base import ContextOverflow, Engine, EngineError, SamplingParams, Tokenizer
+from ..loading import load_tokenizer
 from ..requests import RequestGate, StopStrings, token_budget
 from . import startup
 from .convert import extend, finish_reason, parameter_names, save, shared_memory, to_vllm
@@ -71,7 +72,7 @@ class VllmEngine(Engine):
         self._closed = True  # until it has started
         startup.import_vllm()
         folder = startup.resolve(str(model))
-        self.tokenizer: Tokenizer = tokenizer or startup.load_tokenizer(folder)
+        self.tokenizer: Tokenizer = tokenizer or load_tokenizer(folder)
         arguments = {
             "model": folder,
             "dtype": str(dtype).removeprefix("torch."),

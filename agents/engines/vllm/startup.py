@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import os
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from ..base import EngineError, Tokenizer
+from ..loading import model_folder
 
 # Respected when set. `spawn`: forking a process whose torch has started threads can hang.
 # Below `ERROR` every weight load says "Failed to load weights" of layers that have none.
@@ -80,17 +80,7 @@ def memory_arguments(cache_gb: int | None) -> dict[str, Any]:
 
 def resolve(model: str) -> str:
     """The folder or hub id to hand to vLLM."""
-    if model != "smollm2":
-        return str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else model
-    from ..loading import smollm2_folder
-
-    return str(smollm2_folder())
-
-
-def load_tokenizer(folder: str) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder)
+    return str(model_folder(model) or model)
 
 
 def end_ids(tokenizer: Tokenizer, model_config: Any) -> set[int]:
