@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -76,9 +77,10 @@ def test_a_run_folder_names_its_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_comes_alone_and_leaves_lengths_to_the_engine(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = tiny_tokenizer()
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     small.model_max_length = 8
     small.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
