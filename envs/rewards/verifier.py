@@ -70,7 +70,7 @@ class _Worker:
         except OSError as error:
             raise VerifierError(f"cannot start a verifier process: {error}") from error
         path = [str(Path(entry).absolute()) for entry in sys.path if entry]
-        self._write({"path": path, "package": __package__})
+        self._write({"path": path})
 
     def load(self, kind: str) -> None:
         """Import what `kind` needs, before any clock runs."""

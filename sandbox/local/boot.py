@@ -18,6 +18,7 @@ import resource
 import signal
 import socket
 import sys
+import tempfile
 import traceback
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -26,11 +27,12 @@ from . import cgroup, child, kernel, layout, memory, privateroot, profiles, wire
 from .isolation import Walls
 from .keeper import Leash
 from .link import Link, ZygoteGone
-from .lockin import ENVIRONMENT, LockIn
+from .lockin import ENVIRONMENT, WORK, LockIn
 from .rehearsal import preload
 from .server import Server
 from .zygote import Zygote
 
+_HOME_BYTES, _HOME_FILES = 16 << 20, 1024
 
 def _virtual_bytes() -> int:
     with open("/proc/self/statm") as file:
@@ -99,7 +101,7 @@ def _serve(
         kills.close()
         sys.path[:] = config["site"] if "fs" in walls.missing else walls.layout.path
         child.prepare_streams()
-        absent = preload(config["preload"])
+        absent = _preload(walls, config["preload"])
         if walls.profile.processes:
             _let_programs_find_python()
         lock_in = LockIn(walls, _virtual_bytes())
@@ -113,6 +115,21 @@ def _serve(
     except BaseException:  # noqa: BLE001 - the host raises it as SandboxError
         _send(control, error=traceback.format_exc())
     os._exit(0)
+
+
+def _preload(walls: Walls, names: list[str]) -> list[str]:
+    """Import what sessions will import; the names that are not installed.
+
+    With a home to write to, which packages such as matplotlib want for their caches. Every
+    session hides it behind a working folder of its own.
+    """
+    if not walls.scratch:
+        privateroot.fresh_work_folder(WORK, _HOME_BYTES, _HOME_FILES)
+    os.environ["HOME"] = tempfile.tempdir = walls.scratch or WORK
+    absent = preload(names)
+    tempfile.tempdir = None
+    del os.environ["HOME"]
+    return absent
 
 
 def _let_programs_find_python() -> None:

@@ -8,8 +8,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from palestra.envs.rewards import VerifierPool, ascore_reasoning, score_reasoning
-from palestra.envs.rewards.reasoning import decode, encode, score_entry
+from palestra.envs.rewards import ascore_reasoning, score_reasoning
+from palestra.envs.rewards.reasoning import decode, encode
 from palestra.envs.tasks import check_disjoint, is_heldout, load_tasks
 from palestra.envs.types import Message, Task
 
@@ -17,13 +17,6 @@ reasoning_gym = pytest.importorskip("reasoning_gym")
 FAMILIES = sorted(set(reasoning_gym.factory.DATASETS) - {"composite"})
 SLOW = {"futoshiki", "intermediate_integration", "knight_swap", "puzzle24", "quantum_lock",
         "rubiks_cube", "simple_integration", "sokoban", "zebra_puzzles"}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def pool():
-    pool = VerifierPool()
-    yield pool
-    pool.close()
 
 
 def stored(task):
@@ -36,7 +29,7 @@ def stored(task):
     "family",
     [pytest.param(f, marks=[pytest.mark.slow] if f in SLOW else []) for f in FAMILIES],
 )
-def test_every_family(family, pool):
+def test_every_family(family):
     before = random.getstate(), np.random.get_state()[1].tolist()
     tasks = load_tasks(f"rg:{family}", size=50)
     task = stored(tasks[7])
@@ -44,10 +37,9 @@ def test_every_family(family, pool):
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
     assert task.question
     assert not is_heldout(task.question)
-    entry = {"question": task.question, **task.metadata["entry"]}
     if task.reference:
-        assert score_entry(family, task.metadata["options"], entry, task.reference) == 1.0
-    assert score_reasoning("certainly not this", task, pool=pool) < 0.5
+        assert score_reasoning(task.reference, task) == 1.0
+    assert score_reasoning("certainly not this", task) < 0.5
 
 
 def test_splits_are_disjoint():
@@ -84,50 +76,27 @@ def test_encode_keeps_types():
         encode(object())
 
 
-def test_scores_in_a_worker(pool):
+def test_scores_in_a_sandbox():
     task = stored(load_tasks("rg:chain_sum")[0])
-    assert score_reasoning(task.reference, task, pool=pool) == 1.0
-    assert score_reasoning("-1234567", task, pool=pool) < 0.5
+    assert score_reasoning(task.reference, task) == 1.0
+    assert score_reasoning("-1234567", task) < 0.5
 
 
-async def _asynchronously(task, pool):
-    return await ascore_reasoning(task.reference, task, pool=pool)
+async def _asynchronously(task):
+    return await ascore_reasoning(task.reference, task)
 
 
-def test_scores_asynchronously(pool):
+def test_scores_asynchronously():
     import asyncio
 
     task = load_tasks("rg:gcd")[0]
-    assert asyncio.run(_asynchronously(task, pool)) == 1.0
+    assert asyncio.run(_asynchronously(task)) == 1.0
 
 
 @pytest.mark.parametrize("family", ["countdown", "game_of_life_halting", "tower_of_hanoi"])
-def test_empty_answers_score_nothing(family, pool):
+def test_empty_answers_score_nothing(family):
     task = load_tasks(f"rg:{family}")[0]
-    assert [score_reasoning(a, task, pool=pool) for a in (None, "", " \n")] == [0.0] * 3
-
-
-def test_answers_that_are_evaluated_reach_nothing(tmp_path, pool):
-    """n_queens evaluates the answer as Python: in the worker, with system calls refused."""
-    task = load_tasks("rg:n_queens")[0]
-    mark = tmp_path / "mark"
-    for attack in (
-        f"open({str(mark)!r}, 'w').write('x')",
-        f"__import__('os').system('touch {mark}')",
-        f"__import__('subprocess').run(['touch', {str(mark)!r}])",
-    ):
-        assert score_reasoning(attack, task, pool=pool) < 0.5
-    assert not mark.exists()
-    board = task.metadata["entry"]["answer"]
-    assert score_reasoning(board, task, pool=pool) == 1.0
-
-
-def test_a_hanging_answer_is_cut_off():
-    with_limit = VerifierPool(cpu_s=0.5)
-    task = load_tasks("rg:n_queens")[0]
-    assert score_reasoning("9**9**9**9", task, pool=with_limit) == 0.0
-    assert score_reasoning(task.reference, task, pool=with_limit) == 1.0
-    with_limit.close()
+    assert [score_reasoning(a, task) for a in (None, "", " \n")] == [0.0] * 3
 
 
 def test_other_tasks_are_refused():
