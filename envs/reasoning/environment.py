@@ -2,7 +2,8 @@
 
 The agent answers in `<answer>` tags and is paid what the family's own scorer says, from 0 to
 1: some give part of the reward for part of the answer. An empty answer earns nothing, though
-a dozen of these scorers would pay for one. `correct` means the full reward.
+a dozen of these scorers would pay for one; nor does one that is a program, where the scorer
+would evaluate it (see `rewards/reasoning/`). `correct` means the full reward.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ It reads one JSON request a line from stdin and writes one JSON answer a line to
 stdout. Each request runs under a CPU timer whose signal the kernel acts on by itself, so
 nothing that holds the interpreter, such as the power of huge integers, can outlast it.
 
-The worker serves many requests, as this user, so no judge may evaluate an answer as code. None
-does: math-verify 0.9 hands Python's parser digits and operators only (its pattern for plain
+The worker serves many requests, as this user, so no judge may evaluate an answer as code.
+math-verify 0.9 hands Python's parser digits and operators only (its pattern for plain
 expressions has no letter), and builds the rest from its own grammar of LaTeX. Scorers that
 evaluate answers belong in the sandbox, see `reasoning/`.
 """
@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, BinaryIO
 
 MEMORY_BYTES = 4 << 30
@@ -28,6 +29,7 @@ def _math_verify() -> Callable[[dict[str, Any]], bool]:
     from math_verify import parse, verify
 
     logging.disable(logging.CRITICAL)
+    _forbid_generated_code()
 
     def judge(request: dict[str, Any]) -> bool:
         # No time limits of its own: they need signals, and this process has a better one.
@@ -38,6 +40,16 @@ def _math_verify() -> Callable[[dict[str, Any]], bool]:
 
     judge({"reference": "\\frac12", "answer": "x+1"})  # builds its grammar before the clock runs
     return judge
+
+
+def _forbid_generated_code() -> None:
+    """No Python from sympy's expressions. To sum a series it would write its symbols into a
+    function, and they are named by the answer: of `\\dot{(f())}` it makes the call `dot(f())`."""
+
+    def refuse(*_: Any) -> str:
+        raise ValueError("an answer is not made into code")
+
+    import_module("sympy.utilities.lambdify")._EvaluatorPrinter.doprint = refuse
 
 
 def _regex() -> Callable[[dict[str, Any]], bool]:

@@ -34,6 +34,7 @@ from .zygote import Zygote
 
 _HOME_BYTES, _HOME_FILES = 16 << 20, 1024
 
+
 def _virtual_bytes() -> int:
     with open("/proc/self/statm") as file:
         return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")

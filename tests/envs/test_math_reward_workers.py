@@ -231,3 +231,13 @@ def test_bad_limits():
         VerifierPool(workers=0)
     with pytest.raises(ValueError, match="0 < cpu_s < wall_s"):
         VerifierPool(cpu_s=5, wall_s=5)
+
+
+def test_an_answer_never_becomes_code(pool, tmp_path):
+    r"""To sum a series, sympy writes its symbols into a function: `\dot{(f())}` as `dot(f())`."""
+    mark = tmp_path / "mark"
+    call = f"(open('{mark}','w'))"
+    series = r"\sum_{n=0}^{\infty} \frac{%s^n}{n!}"
+    request = {"reference": series % 2, "answer": series % f"\\dot{{{call}}}"}
+    assert pool.ask("math-verify", request).value is not True
+    assert not mark.exists()

@@ -103,7 +103,9 @@ def _source() -> str:
 def _conclude(execution: Execution) -> float | Invalid:
     if execution.status is Status.TIMEOUT and execution.cpu_s < LIMITS.cpu_s / 2:
         # No answer that passes the gates can sleep.
-        return Invalid("verifier", "no score within the wall-clock limit: the machine is overloaded")
+        return Invalid(
+            "verifier", "no score within the wall-clock limit: the machine is overloaded"
+        )
     if not execution.ok or execution.value is None:
         return 0.0
     try:
