@@ -233,11 +233,8 @@ def test_bad_limits():
         VerifierPool(cpu_s=5, wall_s=5)
 
 
-def test_an_answer_never_becomes_code(pool, tmp_path):
+def test_an_answer_never_becomes_code(pool):
     r"""To sum a series, sympy writes its symbols into a function: `\dot{(f())}` as `dot(f())`."""
-    mark = tmp_path / "mark"
-    call = f"(open('{mark}','w'))"
     series = r"\sum_{n=0}^{\infty} \frac{%s^n}{n!}"
-    request = {"reference": series % 2, "answer": series % f"\\dot{{{call}}}"}
-    assert pool.ask("math-verify", request).value is not True
-    assert not mark.exists()
+    request = {"reference": series % 2, "answer": series % r"\dot{(exit(3))}"}
+    assert pool.ask("math-verify", request) == Verdict("ok", False)  # not "SystemExit: 3"
