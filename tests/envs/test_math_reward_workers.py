@@ -237,4 +237,5 @@ def test_an_answer_never_becomes_code(pool):
     r"""To sum a series, sympy writes its symbols into a function: `\dot{(f())}` as `dot(f())`."""
     series = r"\sum_{n=0}^{\infty} \frac{%s^n}{n!}"
     request = {"reference": series % 2, "answer": series % r"\dot{(exit(3))}"}
-    assert pool.ask("math-verify", request) == Verdict("ok", False)  # not "SystemExit: 3"
+    verdict = pool.ask("math-verify", request, cpu_s=30.0)
+    assert verdict == Verdict("ok", False)  # not "failed" with "SystemExit: 3"
