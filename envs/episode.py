@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, SupportsFloat
 
 from .types import Invalid, Message, StopReason, Task, ToolResult
 
@@ -34,13 +34,22 @@ class Grade:
     correct: bool | None = None
 
     @classmethod
-    def of(cls, value: Grade | Mapping[str, float] | float) -> Grade:
-        """A number counts as correct from 1 up; a mapping of parts is summed."""
+    def of(cls, value: Any) -> Grade:
+        """A number counts as correct from 1 up; a mapping of parts is summed.
+
+        Raises:
+            TypeError: what a grade or a reward returned is none of these.
+        """
         if isinstance(value, Grade):
             return value
         if isinstance(value, Mapping):
             parts = {name: float(part) for name, part in value.items()}
             return cls(sum(parts.values()), parts)
+        if not isinstance(value, SupportsFloat):
+            raise TypeError(
+                f"grade() returned {value!r:.100}: expected a number, bool, mapping of parts, "
+                f"Grade or Invalid"
+            )
         return cls(float(value), {}, float(value) >= 1.0)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
@@ -82,6 +83,16 @@ _BUILT_IN = (
 )
 
 
+# What needs an optional package: the package, and the extra that brings it.
+_NEEDS = {
+    "palestra/Reasoning-v0": ("reasoning_gym", "tasks"),
+    "palestra/TextArena-v0": ("textarena", "textarena"),
+    "palestra/OpenEnv-v0": ("websockets", "serve"),
+    "palestra/Verifiers-v0": ("verifiers", "verifiers"),
+    "palestra/Inspect-v0": ("inspect_ai", "inspect"),
+}
+
+
 class EnvNotFoundError(gymnasium.error.NameNotFound, LookupError):
     """No environment of that id, in the registry or in any plug-in."""
 
@@ -136,7 +147,8 @@ def make(id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     try:
         return gymnasium.make(spec(id), **kwargs)
     except TypeError as error:
-        raise ValueError(f"{id} cannot be made with {kwargs}: {error}") from error
+        reason = str(error).partition(" was raised from the environment creator")[0]
+        raise ValueError(f"{id} cannot be made with {kwargs}: {reason}") from error
 
 
 def maker(id: str, **kwargs: Any) -> Callable[[], gymnasium.Env[Any, Any]]:
@@ -219,6 +231,17 @@ def description(id: str) -> str:
     return _descriptions().get(id, "")
 
 
+def extra(id: str) -> str:
+    """The extra of Palestra without which an environment cannot be made; "" for none."""
+    return _NEEDS.get(id, ("", ""))[1]
+
+
+def missing_extra(id: str) -> str:
+    """The extra that an environment needs and whose package is not installed; "" for none."""
+    package, name = _NEEDS.get(id, ("", ""))
+    return name if package and find_spec(package) is None else ""
+
+
 @cache
 def load_plugins() -> tuple[str, ...]:
     """Import the modules behind the entry points; a broken one is named and skipped."""
@@ -249,10 +272,13 @@ def _known() -> Iterator[EnvSpec]:
 
 
 def _not_found(name: str) -> str:
+    namespace, _, own = name.lower().rpartition("/")
     ids = [s.id for s in _known()]
-    short = {id.split("/")[-1].lower(): id for id in ids}
+    spaces = {id.split("/")[0].lower() for id in ids}
+    meant = get_close_matches(namespace, spaces, n=1) if namespace else spaces
     # Namespaces are mostly alike and would make every name look near.
-    near = get_close_matches(name.split("/")[-1].lower(), short, n=3, cutoff=0.6)
+    short = {id.split("/")[-1].lower(): id for id in ids if id.split("/")[0].lower() in meant}
+    near = get_close_matches(own, short, n=3, cutoff=0.6)
     near = [short[name] for name in near]
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     return f"no environment {name!r}. {hint}`palestra list` shows all of them."

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from .records import Json, Record
 
 SCHEMA_VERSION = 1
 
 Role = Literal["system", "user", "assistant", "tool"]
+_ROLES = get_args(Role)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,9 @@ class Message(Record):
 
     Example: `Message("user", "What is 2 + 2?").to_dict()` gives
     `{"role": "user", "content": "What is 2 + 2?"}`.
+
+    Raises:
+        ValueError: the role is none of the four.
     """
 
     role: Role
@@ -50,6 +54,10 @@ class Message(Record):
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.role not in _ROLES:
+            raise ValueError(f"a message has one of the roles {_ROLES}, got {self.role!r}")
 
     def to_dict(self) -> Json:
         data: Json = {"role": self.role, "content": self.content}
@@ -74,6 +82,9 @@ class Task(Record):
 
     `reference` is what the verifier compares with; it is never shown to the agent.
     `metadata` must be JSON-serialisable.
+
+    Raises:
+        TypeError: the prompt is not made of messages.
     """
 
     id: str
@@ -82,6 +93,14 @@ class Task(Record):
     split: str = "train"
     difficulty: float | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        prompt: Any = self.prompt
+        if isinstance(prompt, str | Message) or not all(isinstance(m, Message) for m in prompt):
+            raise TypeError(
+                f"the prompt of a task is a tuple of messages, got {prompt!r:.100}: "
+                f'a single question is (Message("user", "..."),)'
+            )
 
     @property
     def question(self) -> str:

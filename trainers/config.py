@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from .algorithms import Algorithm, get_algorithm
@@ -24,7 +24,8 @@ class LearnerConfig:
             minibatches of whole groups, each normalised by its own counts.
         old_logprobs: what the ratio is taken against: the `sampler`'s log-probs (exact,
             and no extra forward), or a `recompute` by the trainer before the updates.
-        temperature: sampling temperature the episodes came from; logits are divided by it.
+        temperature: sampling temperature the episodes came from; logits are divided by it. A
+            training run follows `sampling.temperature` unless given; a learner alone takes 1.
         micro_batch_tokens: tokens forwarded at once. Bounds memory, never the result.
         share_prefix: forward a common prefix of a group's members once.
         min_shared: length in tokens from which a prefix is shared.
@@ -47,7 +48,7 @@ class LearnerConfig:
     max_grad_norm: float = 1.0
     updates_per_batch: int = 1
     old_logprobs: Literal["sampler", "recompute"] = "sampler"
-    temperature: float = 1.0
+    temperature: float | None = None
     micro_batch_tokens: int = 8192
     share_prefix: bool = True
     min_shared: int = 16
@@ -59,8 +60,9 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         for name in ("lr", "temperature", "micro_batch_tokens", "updates_per_batch", "min_shared"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
         for name in ("weight_decay", "warmup_updates", "max_grad_norm"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -168,6 +170,7 @@ class TrainConfig:
         save_episodes_every: steps between saved episodes; 0 saves none.
         deterministic: make the engine's batches, and so every bit of the run, independent
             of how long tools take. Costs waiting for slow tools.
+        seed: fixes the tasks, their order and every sampled token.
         threads: torch threads; 0 leaves the default.
     """
 
@@ -202,12 +205,18 @@ class TrainConfig:
                 f"group_size must be at least 2 (a group of one has no baseline), "
                 f"got {self.group_size}"
             )
-        if self.learner.temperature != self.sampling.temperature:
+        if not self.sampling.temperature > 0:
+            raise ValueError("sampling.temperature must be above 0 in training, got 0")
+        if self.learner.temperature not in (None, self.sampling.temperature):
             raise ValueError(
                 f"learner.temperature ({self.learner.temperature}) must equal "
                 f"sampling.temperature ({self.sampling.temperature}): log-probs of different "
                 f"distributions do not compare"
             )
+
+    def learner_config(self) -> LearnerConfig:
+        """The learner's part, at the temperature of sampling."""
+        return replace(self.learner, temperature=self.sampling.temperature)
 
 
 def chosen_algorithm(config: TrainConfig) -> Algorithm:

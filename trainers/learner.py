@@ -68,6 +68,7 @@ class Learner:
                 f"model, or set kl=0"
             )
         self.config, self.algorithm = config, algorithm
+        self.temperature = 1.0 if config.temperature is None else config.temperature
         self.device = torch.device(config.device or _default_device())
         self.model = self._prepare(model)
         self.packed = can_pack(self.model)
@@ -128,10 +129,10 @@ class Learner:
                 f"top_k={sampling.top_k}: the ratio would be biased by the kept mass. "
                 f"Sample with top_p=1 and top_k=0"
             )
-        if sampling.temperature != self.config.temperature:
+        if sampling.temperature != self.temperature:
             raise ValueError(
                 f"samples drawn at temperature {sampling.temperature} but the learner divides "
-                f"logits by {self.config.temperature}: set both to the same value above 0"
+                f"logits by {self.temperature}: set both to the same value above 0"
             )
 
     def step(self, batch: Batch) -> dict[str, float]:
@@ -230,7 +231,7 @@ class Learner:
             return score(
                 model,
                 micro,
-                temperature=self.config.temperature,
+                temperature=self.temperature,
                 entropy=entropy,
                 dtype=torch.bfloat16 if auto else None,
             )

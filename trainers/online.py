@@ -29,6 +29,7 @@ from ..agents.rollout import EnvPool, RolloutLimits, collect
 from ..agents.runlog import RunLog, plain
 from ..agents.seeding import derive_seed
 from ..agents.users import EngineChat
+from ..envs.configfile import ConfigError
 from ..envs.core import ChatEnv
 from ..envs.registration import maker
 from ..envs.seats import SeatEnv
@@ -102,7 +103,7 @@ def open_log(config: TrainConfig, folder: Path, resume: bool) -> RunLog:
 
     Raises:
         FileExistsError, FileNotFoundError: from `RunLog`.
-        ValueError: the configuration differs in anything but the number of steps.
+        ConfigError: the configuration differs in anything but the number of steps.
     """
     given = cast(Metrics, plain(asdict(config)))
     if not resume:
@@ -111,9 +112,9 @@ def open_log(config: TrainConfig, folder: Path, resume: bool) -> RunLog:
     changed = [key for key in given if key != "steps" and given[key] != log.config.get(key)]
     if changed:
         log.close()
-        raise ValueError(
-            f"cannot resume {folder} with another configuration: {', '.join(changed)} "
-            f"differ from its config.json; start a new run instead"
+        raise ConfigError(
+            f"cannot resume {folder} with another {', '.join(changed)} than its config.json has: "
+            f"start a new run instead"
         )
     log.amend(steps=config.steps)
     return log
@@ -145,7 +146,7 @@ class Trainer:
         self._load = partial(load_model, dtype=torch.float32)
         model, self.tokenizer = self._load(config.model)
         frozen = self._load(config.model)[0] if self.algorithm.kl else None
-        self.learner = Learner(model, config.learner, self.algorithm, reference=frozen)
+        self.learner = Learner(model, config.learner_config(), self.algorithm, reference=frozen)
         self.engine = self._make_engine(config.model, model, self.tokenizer)
         self.agent = Agent(self.engine, self._sampling(config.sampling.temperature))
         self.learner.check(self.agent.sampling)

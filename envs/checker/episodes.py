@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
+import re
 import time
 import warnings
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from .policies import HOSTILE
 from .subject import Fault, Skip, Subject, as_data, finish, opened, play, python_call
 
 WALL_S = 0.5
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 SLACK_S = 2.0  # a busy machine; what is looked for is a limit that is not passed on at all
 
 
@@ -30,6 +32,8 @@ def gymnasium_accepts_it(subject: Subject) -> str:
         warnings.filterwarnings("ignore", message=".*not having a spec")
         try:
             check_env(env)
+        except UserWarning as warning:  # of Gymnasium's logger, which writes in colour
+            raise Fault(_COLOUR.sub("", str(warning)).removeprefix("WARN: ")) from warning
         except Exception as error:
             raise Fault(f"{type(error).__name__}: {error}") from error
     return "check_env"

@@ -114,11 +114,8 @@ def load_suite(source: str | Path) -> Suite:
     if str(source) in names:
         source = SHIPPED / f"{source}.toml"
     elif not str(source).endswith(".toml"):
-        hint = nearest(str(source), names)
-        raise ConfigError(
-            f"unknown suite {str(source)!r}{hint}; there are {', '.join(names)}, or name a "
-            f"file ending in .toml"
-        )
+        hint = nearest(str(source), names) or f"; there are {', '.join(names)}"
+        raise ConfigError(f"unknown suite {str(source)!r}{hint} (or name a file ending in .toml)")
     suite = load_toml(Suite, source)
     return suite if suite.name else replace(suite, name=Path(source).stem)
 

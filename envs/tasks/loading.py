@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..configfile import nearest
 from .arithmetic import ArithmeticTasks
 from .base import HELDOUT, HOLDOUT, TRAIN, TaskSet, canonical_split
 from .countdown import CountdownTasks
@@ -61,18 +63,23 @@ def load_tasks(
     if isinstance(source, str) and not _PER_SPLIT.match(source):
         kind, _, rest = source.partition(":")
         if source == "arithmetic":
+            _check(source, options, ArithmeticTasks)
             return ArithmeticTasks(split=split, size=size, seed=seed, **options)
         if source == "countdown":
+            _check(source, options, CountdownTasks)
             return CountdownTasks(split=split, size=size, seed=seed, **options)
         if source == "mixture":
+            _check(source, options, _mix)
             return _mix(split, size, seed, **options)
         if source == "levels":
+            _check(source, options, _levels)
             return _levels(split, size, seed, **options)
         if kind == "rg":
             from .reasoning import ReasoningTasks
 
             return ReasoningTasks(rest, split=split, size=size, seed=seed, **options)
         if kind == "hub":
+            _check(source, options, _load_hub, _from_rows)
             return _load_hub(rest, split, size, seed, **options)
         if not source.endswith(SUFFIXES):
             raise ValueError(
@@ -80,7 +87,25 @@ def load_tasks(
                 f'"rg:FAMILY", "mixture", "levels", '
                 f'"hub:OWNER/NAME", or a file ending in {", ".join(SUFFIXES)}'
             )
+    _check(source, options, _from_rows)
     return _load_files(source, split, size, seed, **options)
+
+
+def _check(source: object, options: Mapping[str, Any], *takers: Callable[..., TaskSet]) -> None:
+    """Refuse an option that nothing takes, and the lack of one without a default."""
+    taken = {
+        name: parameter
+        for taker in takers
+        for name, parameter in inspect.signature(taker).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in ("split", "size", "seed")
+    }
+    for name in options:
+        if name not in taken:
+            hint = nearest(name, taken) or f"; it takes {', '.join(taken)}"
+            raise ValueError(f"the tasks {str(source)!r} have no option {name!r}{hint}")
+    for name, parameter in taken.items():
+        if parameter.default is parameter.empty and name not in options:
+            raise ValueError(f"the tasks {str(source)!r} need the option {name!r}")
 
 
 def _mix(

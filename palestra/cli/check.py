@@ -102,14 +102,17 @@ def _subjects(what: str, settings: dict[str, Any]) -> dict[str, Make]:
             f"{file}:{name}": _with(cls, settings) for name, cls in _classes(file, wanted).items()
         }
     if what == "all":
-        from ..envs.registration import list_environments
+        from ..envs.registration import list_environments, missing_extra
 
-        specs = list_environments()
-        makes = [spec.id for spec in specs if not set(required(spec)) - set(settings)]
-        for spec in specs:
-            if spec.id not in makes:
-                needed = ", ".join(f"--env.{name}" for name in required(spec))
+        makes = []
+        for spec in list_environments():
+            needed = ", ".join(f"--env.{n}" for n in required(spec) if n not in settings)
+            if extra := missing_extra(spec.id):
+                needed = f"pip install 'palestra[{extra}]'"
+            if needed:
                 print(f"{spec.id} is left out: it needs {needed}", file=sys.stderr)
+            else:
+                makes.append(spec.id)
         return {id: _by_id(id, settings) for id in makes}
     return {what: _by_id(what, settings)}
 

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _see_current_folder()
     try:
         return _dispatch(args)
-    except (UsageError, ConfigError) as error:
+    except (UsageError, ConfigError, FileExistsError) as error:  # nothing is ever overwritten
         if debug:
             raise
         return _fail(error, code=2)

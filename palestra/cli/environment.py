@@ -17,7 +17,8 @@ def find(id: str) -> EnvSpec:
     """The spec of an id.
 
     Raises:
-        UsageError: there is no such environment; the message names the nearest.
+        UsageError: there is no such environment (the message names the nearest), or no such
+            module as the id begins with.
     """
     from ..envs.registration import EnvNotFoundError, spec
 
@@ -25,6 +26,11 @@ def find(id: str) -> EnvSpec:
         return spec(id)
     except EnvNotFoundError as error:
         raise UsageError(f"{error}{_not_installed(id)}") from error
+    except ModuleNotFoundError as error:
+        module = id.rpartition(":")[0]
+        if not error.name or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, and lacks something itself
+        raise UsageError(f"there is no module {module!r} to import, which {id} names") from error
 
 
 def _not_installed(id: str) -> str:
@@ -57,12 +63,17 @@ def make_environment(id: str, settings: Mapping[str, Any]) -> gymnasium.Env[Any,
     """`make(id, **settings)`.
 
     Raises:
-        UsageError: no such environment, or it does not take one of the settings.
+        UsageError: no such environment, or the settings do not fit it.
     """
     from ..envs.registration import make
 
     check_settings(id, settings)
-    return make(id, **settings)
+    if lacking := [repr(name) for name in required(find(id)) if name not in settings]:
+        raise UsageError(f"{id} cannot be made without the setting {', '.join(lacking)}")
+    try:
+        return make(id, **settings)
+    except (ValueError, FileNotFoundError) as error:  # what a setting says does not fit
+        raise UsageError(str(error)) from error
 
 
 def check_settings(id: str, names: Iterable[str]) -> None:

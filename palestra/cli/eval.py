@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
 from ..envs.suites import Entry, shipped_suites
 from .environment import find, make_environment
 from .errors import UsageError, nearest
-from .parsing import parse
+from .parsing import SAYS_ITS_DEFAULT, parse
 from .progress import EpisodePrinter, hush, interruptible
 
 if TYPE_CHECKING:
@@ -42,33 +42,33 @@ class Options:
     """A model: smollm2, a local folder or a hub id. For the scripted engine, its reply."""
     engine: str = "local"
     """What runs the model: local, vllm, scripted, or package.module:Class."""
-    opponent: str = ""
+    opponent: Annotated[str, SAYS_ITS_DEFAULT] = ""
     """In a game with seats, the model in the other seats (default: the model itself)."""
     engine_options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the engine, as --engine-options.KEY VALUE."""
     env: dict[str, Any] = field(default_factory=dict)
     """Settings of the environment, as --env.KEY VALUE."""
-    split: str | None = None
-    """The task split to play, where the environment has splits (heldout)."""
-    tasks: int | None = None
-    """How many tasks of the split, from its beginning (64)."""
-    samples: int | None = None
-    """Episodes of each task (1)."""
-    temperature: float | None = None
-    """Of sampling; 0 is greedy (1.0)."""
-    max_tokens: int | None = None
-    """Tokens that the model may write in one episode (512)."""
-    timeout_s: float | None = None
-    """Wall clock of one episode, in seconds (300)."""
+    split: Annotated[str | None, SAYS_ITS_DEFAULT] = None
+    """The task split to play, where the environment has splits (default: heldout)."""
+    tasks: Annotated[int | None, SAYS_ITS_DEFAULT] = None
+    """How many tasks of the split, from its beginning (default: 64)."""
+    samples: Annotated[int | None, SAYS_ITS_DEFAULT] = None
+    """Episodes of each task (default: 1)."""
+    temperature: Annotated[float | None, SAYS_ITS_DEFAULT] = None
+    """Of sampling; 0 is greedy (default: 1.0)."""
+    max_tokens: Annotated[int | None, SAYS_ITS_DEFAULT] = None
+    """Tokens that the model may write in one episode (default: 512)."""
+    timeout_s: Annotated[float | None, SAYS_ITS_DEFAULT] = None
+    """Wall clock of one episode, in seconds (default: 300)."""
     concurrency: int = 64
     """Episodes in flight at once."""
     seed: int = 0
     """Fixes the episodes and, where the engine is deterministic, every sampled token."""
-    folder: Path | None = None
+    folder: Annotated[Path | None, SAYS_ITS_DEFAULT] = None
     """Where the run is kept (default: a new folder under runs/)."""
     resume: bool = False
     """Go on with the evaluation that is in the folder."""
-    against: Path | None = None
+    against: Annotated[Path | None, SAYS_ITS_DEFAULT] = None
     """The folder of an earlier evaluation, to compare with task by task."""
     json: bool = False
     """Print a JSON object."""
@@ -149,10 +149,8 @@ def check_engine(name: str) -> None:
     from ..agents.engines import ENGINES
 
     if name not in ENGINES and ":" not in name:
-        hint = nearest(name, ENGINES)
-        raise UsageError(
-            f"unknown engine {name!r}{hint}; there are {', '.join(ENGINES)}, and module:Class"
-        )
+        hint = nearest(name, ENGINES) or f"; there are {', '.join(ENGINES)}"
+        raise UsageError(f"unknown engine {name!r}{hint} (or give module:Class)")
 
 
 async def _evaluate(
@@ -199,7 +197,10 @@ def open_log(options: Options, what: str, config: Mapping[str, Any]) -> RunLog:
     from ..agents.runlog import RunLog, new_folder
 
     if options.resume and options.folder:
-        log = RunLog.resume(options.folder)
+        try:
+            log = RunLog.resume(options.folder)
+        except FileNotFoundError as error:
+            raise UsageError(str(error)) from error
         try:
             _check_same(config, log.config, options.folder)
         except UsageError:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tyro.conf import Positional
 
-from .environment import entry_point, find, make_environment
+from .environment import entry_point, find, make_environment, required
 from .parsing import parse
 
 if TYPE_CHECKING:
@@ -45,15 +45,28 @@ def card(id: str, given: Mapping[str, Any]) -> dict[str, Any]:
     from ..envs.registration import creator, description, parameters
 
     spec = find(id)
-    with closing(make_environment(id, given)) as made:
+    facts = {
+        "id": spec.id,
+        "description": description(spec.id),
+        "entry_point": entry_point(spec),
+        "about": inspect.getdoc(creator(spec)) or "",
+        "settings": {name: _default(value) for name, value in parameters(spec).items()},
+    }
+    return facts | _inside(id, given, [name for name in required(spec) if name not in given])
+
+
+def _inside(id: str, given: Mapping[str, Any], lacking: Sequence[str]) -> dict[str, Any]:
+    """What only the environment itself knows; where it cannot be made, what that takes."""
+    if lacking:
+        return {"needs": f"to be made it needs {', '.join(f'--env.{name}' for name in lacking)}"}
+    try:
+        made = make_environment(id, given)
+    except ImportError as error:  # a package that is not installed
+        return {"needs": str(error)}
+    with closing(made):
         env = cast("ChatEnv", made.unwrapped)
         opening, _ = env.reset(options={"task": 0})
         return {
-            "id": spec.id,
-            "description": description(spec.id),
-            "entry_point": entry_point(spec),
-            "about": inspect.getdoc(creator(spec)) or "",
-            "settings": {name: _default(value) for name, value in parameters(spec).items()},
             "num_tasks": len(env.tasks),
             "max_turns": env.max_turns,
             "tools": env.tool_schemas,
@@ -73,21 +86,26 @@ def _default(value: Any) -> Any:
 
 def as_text(facts: dict[str, Any]) -> str:
     """The card for people."""
+    settings = [f"  {name} = {json.dumps(value)}" for name, value in facts["settings"].items()]
+    about = [line.rstrip() for line in facts["about"].splitlines()]
+    head = f"{facts['id']}: {facts['description']}"
+    changing = "settings (change one with --env.KEY VALUE)"
+    if "needs" in facts:
+        where = f"{facts['entry_point']}, not made here: {facts['needs']}"
+        return "\n".join((head, where, "", *about, "", changing, *settings))
     tools = [
         f"  {t['function']['name']}: {_first_sentence(t['function'].get('description', ''))}"
         for t in facts["tools"]
     ]
-    settings = [f"  {name} = {json.dumps(value)}" for name, value in facts["settings"].items()]
     example = [f"  [{m['role']}] {_indent(m['content'])}" for m in facts["example"]]
-    about = [line.rstrip() for line in facts["about"].splitlines()]
     return "\n".join(
         (
-            f"{facts['id']}: {facts['description']}",
+            head,
             f"{facts['entry_point']}, {facts['num_tasks']} tasks, "
             f"at most {facts['max_turns']} turns",
             *("", *about),
             *("", "tools", *(tools or ["  none"])),
-            *("", "settings (change one with --env.KEY VALUE)", *settings),
+            *("", changing, *settings),
             *("", "first task", *example),
         )
     )

@@ -32,10 +32,15 @@ def main(argv: Sequence[str]) -> int:
     )
     if options.suites:
         return _list_suites(options)
-    from ..envs.registration import description, list_environments
+    from ..envs.registration import description, list_environments, missing_extra
 
     rows = [
-        {"id": s.id, "description": description(s.id), "entry_point": entry_point(s)}
+        {
+            "id": s.id,
+            "description": description(s.id),
+            "entry_point": entry_point(s),
+            "missing_extra": missing_extra(s.id),
+        }
         for s in list_environments()
         if _matches(s.id, options.pattern)
     ]
@@ -46,8 +51,14 @@ def main(argv: Sequence[str]) -> int:
         print(text, file=sys.stderr)
     else:
         width = max(len(row["id"]) for row in rows)
-        print("\n".join(f"{row['id']:<{width}}  {row['description']}".rstrip() for row in rows))
+        print("\n".join(f"{row['id']:<{width}}  {_told(row)}".rstrip() for row in rows))
     return 0 if rows else 1
+
+
+def _told(row: dict[str, str]) -> str:
+    extra = row["missing_extra"]
+    needs = f" [not installed: pip install 'palestra[{extra}]']" if extra else ""
+    return row["description"] + needs
 
 
 def _list_suites(options: Options) -> int:

@@ -8,13 +8,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from string import Template
+from typing import Annotated
 
 from tyro.conf import Positional
 
 from .errors import UsageError
-from .parsing import parse
+from .parsing import SAYS_ITS_DEFAULT, parse
 
 # template -> file in the new folder; $package stands for the name
 LAYOUT = {
@@ -36,7 +38,7 @@ class Options:
 
     name: Positional[str]
     """Name of the package, such as my_env. The environment is then my_env/MyEnv-v0."""
-    folder: str = ""
+    folder: Annotated[str, SAYS_ITS_DEFAULT] = ""
     """Where it is made: a folder that does not exist yet (default: the name)."""
 
 
@@ -57,14 +59,14 @@ def create(package: str, folder: Path) -> str:
     """Write the package; the id of its environment.
 
     Raises:
-        UsageError: the name is no package name, or the folder exists.
+        UsageError: the name is no package name, or that of another, or the folder exists.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", package) or keyword.iskeyword(package):
         raise UsageError(
             f"{package!r} is no name for a package: expected lower-case letters, digits and _, "
             f"such as my_env"
         )
-    if package == "palestra" or package in sys.stdlib_module_names:
+    if _is_taken(package):
         raise UsageError(f"{package!r} is the name of a module there is: choose another")
     if folder.exists():
         raise UsageError(f"{folder} exists already: give another --folder")
@@ -82,3 +84,11 @@ def create(package: str, folder: Path) -> str:
         text = (templates / template).read_text(encoding="utf-8")
         path.write_text(Template(text).safe_substitute(values), encoding="utf-8")
     return values["id"]
+
+
+def _is_taken(package: str) -> bool:
+    """Whether `import package` means something here already; a mere folder does not count."""
+    if package in sys.stdlib_module_names:
+        return True
+    found = find_spec(package)
+    return found is not None and found.origin is not None

@@ -8,17 +8,22 @@ are TOML, or plain text where they are not.
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar, cast, get_origin, get_type_hints
+
+from tyro.conf import arg
 
 from .errors import UsageError
 
 T = TypeVar("T")
+
+SAYS_ITS_DEFAULT = arg(help_behavior_hint="")  # for an option whose help tells its default itself
 
 
 def parse(
@@ -37,15 +42,16 @@ def parse(
     (`--x`, `--no-x`), for configurations that a file may have switched either way.
 
     Raises:
-        UsageError: a flag of a dict field has no value or does not fit the others.
+        UsageError: a flag of a dict field has no value, or the dataclass refuses the values.
     """
     import tyro
 
     names = tuple(open_fields(cls))
     rest, given = take_open(argv, names)
     markers = (tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName)
+    told = io.StringIO()
     try:
-        with _no_color():
+        with _no_color(), redirect_stderr(told):
             parsed = tyro.cli(
                 cls,
                 prog=f"palestra {command}",
@@ -55,6 +61,9 @@ def parse(
                 config=markers if pairs else (*markers, tyro.conf.FlagCreatePairsOff),
             )
     except SystemExit as end:
+        if isinstance(end.__context__, ValueError):  # the dataclass's own checks, below as well
+            raise UsageError(str(end.__context__)) from end
+        sys.stderr.write(told.getvalue())
         if not end.code and examples:
             print("examples:")
             print("\n".join(f"  palestra {command} {line}".rstrip() for line in examples))
@@ -62,7 +71,7 @@ def parse(
         raise
     try:
         return cast(T, merged(parsed, given))
-    except ValueError as error:  # the dataclass's own checks
+    except ValueError as error:
         raise UsageError(str(error)) from error
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from tyro.conf import Positional
 
 from .environment import make_environment
+from .errors import UsageError
 from .parsing import parse
 
 SEAT = "seat/"  # what the rewards of the seats are called in `reward_parts`
@@ -38,6 +39,10 @@ class Options:
     env: dict[str, Any] = field(default_factory=dict)
     """Settings of the environment, as --env.KEY VALUE."""
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+
 
 EXAMPLES = ("palestra/MathCode-v0", "palestra/MathCode-v0 --seed 3 --env.protocol hermes")
 
@@ -46,8 +51,15 @@ def main(argv: Sequence[str]) -> int:
     options = parse(Options, argv, command="play", examples=EXAMPLES)
     console = Console(highlight=False, soft_wrap=True)
     with closing(make_environment(options.id, options.env)) as env:
-        chosen = {} if options.task is None else {"task": options.task}
+        chosen = {} if options.task is None else {"task": _index(options.task, env)}
         return play(env, options.seed, chosen, console, sys.stdin.readline)
+
+
+def _index(task: int, env: Any) -> int:
+    count = len(env.unwrapped.tasks)
+    if not 0 <= task < count:
+        raise UsageError(f"--task must be from 0 to {count - 1}, got {task}")
+    return task
 
 
 def play(

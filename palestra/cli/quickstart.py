@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from ..envs.configfile import load_toml
 from .errors import UsageError
-from .parsing import parse
+from .parsing import SAYS_ITS_DEFAULT, parse
 from .progress import TRAIN_ON, StepPrinter, hush, interruptible
 
 RECIPE = Path(__file__).with_name("quickstart.toml")
@@ -25,13 +26,13 @@ class Options:
 
     seed: int = 0
     """Fixes the base model, the tasks and every sampled token."""
-    steps: int | None = None
+    steps: Annotated[int | None, SAYS_ITS_DEFAULT] = None
     """Training steps (default: those of the recipe)."""
-    tool: bool = True
+    tool: Annotated[bool, SAYS_ITS_DEFAULT] = True
     """Take the tool away, to see how much of the gain is due to it."""
-    folder: Path | None = None
+    folder: Annotated[Path | None, SAYS_ITS_DEFAULT] = None
     """Where the run is kept (default: a new folder under runs/)."""
-    base: Path | None = None
+    base: Annotated[Path | None, SAYS_ITS_DEFAULT] = None
     """Where the base model is kept (default: runs/micro-base-SEED)."""
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 import tokenize
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
 # The numbers that shells, timeout(1), docker run and the kernel's killer give these ends.
 EXIT_CODES = {"ok": 0, "error": 1, "timeout": 124, "crashed": 134, "memory": 137, "output": 153}
 LOST = 125
+
+TRACEBACK = "Traceback (most recent call last):\n"
+CHAINED = "\nDuring handling of the above exception, another exception occurred:\n\n"
+# How a syntax error of the program begins: with the frame in which it was parsed.
+_PARSER = re.compile(rf'\A{re.escape(TRACEBACK)}  File "[^"\n]*ast\.py", .*, in parse\n(    .*\n)*')
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,13 @@ EXAMPLES = (
 
 
 def main(argv: Sequence[str]) -> int:
-    options = parse(Options, argv, command="sandbox run", examples=EXAMPLES)
+    try:
+        options = parse(Options, argv, command="sandbox run", examples=EXAMPLES)
+    except SystemExit as end:
+        if end.code and (theirs := _perhaps_of_the_program(argv)):
+            hint = f"if {theirs} is meant for the program, give its arguments after --"
+            print(f"palestra: {hint}", file=sys.stderr)
+        raise
     from ..sandbox import SandboxError
 
     limits = _limits(options)
@@ -96,6 +109,8 @@ def main(argv: Sequence[str]) -> int:
     stdin = _read(options.stdin, "--stdin") if options.stdin else b""
     code, name = _program(options)
     preload, require = words(options.preload), words(options.require)
+    if options.backend == "local":
+        _warn_of_absent(preload)
     try:
         with make_sandbox(options.backend, preload=preload, require=require) as sandbox:
             execution = _run(sandbox, options, limits, code, name, stdin)
@@ -118,7 +133,26 @@ def _run(
         session.run(f"import sys; sys.argv[:] = {argv!r}; __file__ = {name!r}; del sys")
         done = session.run(code, stdin=stdin)
     # Tracebacks speak of the file, as they would without a sandbox.
-    return replace(done, stderr=done.stderr.replace('File "<cell 2>"', f'File "{name}"'))
+    stderr = done.stderr.replace('File "<cell 2>"', f'File "{name}"')
+    return replace(done, stderr=_PARSER.sub("", stderr))
+
+
+def _perhaps_of_the_program(argv: Sequence[str]) -> str:
+    """The first flag after the file that is none of ours, unless a -- stands before it."""
+    ours = {field.name for field in fields(Options)}
+    for word in argv[1:]:
+        if word == "--":
+            break
+        if word.startswith("--") and word[2:].partition("=")[0].replace("-", "_") not in ours:
+            return word
+    return ""
+
+
+def _warn_of_absent(preload: Sequence[str]) -> None:
+    for name in preload:
+        if find_spec(name.partition(".")[0]) is None:
+            text = f"--preload: {name!r} is not installed here, so the program cannot import it"
+            print(f"palestra: {text}", file=sys.stderr)
 
 
 def _program(options: Options) -> tuple[str, str]:
@@ -157,12 +191,33 @@ def _pass_on(execution: Execution, tier: str, *, echo: bool) -> None:
     if echo and execution.value is not None:
         print(execution.value)
     sys.stdout.flush()
-    sys.stderr.write(execution.stderr)
-    if execution.stderr and not execution.stderr.endswith("\n"):
+    stderr, left = exit_of(execution.stderr)
+    sys.stderr.write(stderr)
+    if stderr and not stderr.endswith("\n"):
         sys.stderr.write("\n")
-    cut = ", output cut" if execution.truncated else ""
+    cut = f", {left}" if left else ""
+    cut += ", output cut" if execution.truncated else ""
     print(
         f"palestra: {execution.status} in {execution.duration_s:.3f} s "
         f"({execution.cpu_s:.3f} s of CPU){cut}, tier {tier}",
         file=sys.stderr,
     )
+
+
+def exit_of(stderr: str) -> tuple[str, str]:
+    """Standard error as `python FILE` shows a program that leaves by `sys.exit`, and its code.
+
+    The interpreter prints no traceback of SystemExit, nor of what it was raised in handling:
+    only the argument, where that is no number.
+    """
+    head, found, trace = stderr.rpartition(TRACEBACK)
+    frames_end = re.search(r"^(?! )", trace, re.MULTILINE)
+    last = trace[frames_end.start() :] if frames_end else ""
+    if not found or not re.match(r"SystemExit(: |\n|\Z)", last):
+        return stderr, ""
+    while head.endswith(CHAINED):
+        head = head.rpartition(TRACEBACK)[0]
+    said = last.removeprefix("SystemExit").removeprefix(": ").rstrip("\n")
+    if re.fullmatch(r"-?\d+", said):
+        return head, f"exit code {said}"
+    return head + said, "exit code 1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
     options = parse(Options, argv, command="serve", examples=EXAMPLES)
     from ..envs.core import ChatEnv
     from ..envs.interop.openenv import ServeLimits, serve, write_package
+    from ..envs.interop.openenv.home import Home
     from ..envs.registration import description, maker
 
     first = make_environment(options.id, options.env)  # so that mistakes are told at once
@@ -63,6 +65,8 @@ def main(argv: Sequence[str]) -> int:
     if options.package:
         for path in write_package(Path(options.package), options.id, options.env):
             print(path)
+        if todo := Home.of(options.id).todo():
+            print(f"{options.package}/Dockerfile: {todo}", file=sys.stderr)
         return 0
     make = maker(options.id, **options.env)
     limits = ServeLimits(

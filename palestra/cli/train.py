@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, Suppress
 
 from ..envs.configfile import load_json, load_toml
 from ..trainers.config import TrainConfig
-from .environment import check_settings
+from .environment import check_settings, make_environment
 from .errors import UsageError
-from .parsing import parse
+from .parsing import SAYS_ITS_DEFAULT, parse
 from .progress import TRAIN_ON, StepPrinter, hush, interruptible
 
 
@@ -22,12 +22,14 @@ from .progress import TRAIN_ON, StepPrinter, hush, interruptible
 class Options(TrainConfig):
     """Train a policy. The recipe is a TOML file of these options; flags come on top of it."""
 
-    recipe: Positional[Path | None] = None
+    recipe: Annotated[Positional[Path | None], SAYS_ITS_DEFAULT] = None
     """A TOML file; it comes before all flags. Without one, the defaults below hold."""
-    folder: Path | None = None
+    folder: Annotated[Path | None, SAYS_ITS_DEFAULT] = None
     """Where the run is kept (default: a new folder under runs/)."""
-    resume: Path | None = None
+    resume: Annotated[Path | None, SAYS_ITS_DEFAULT] = None
     """The folder of a run to go on with, from its last checkpoint and with its options."""
+    # Keys of one's own, like other dict fields: --opponents.KEY.
+    opponents: Annotated[dict[str, str], Suppress] = field(default_factory=dict)
 
 
 EXAMPLES = (
@@ -86,6 +88,9 @@ def _check(config: TrainConfig) -> None:
             controller_class(config.curriculum)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if not env.policy_as:  # which is not there yet
+        for settings in (env.options, env.heldout_options()):
+            make_environment(env.id, settings).close()
 
 
 def without_own(options: Options) -> TrainConfig:

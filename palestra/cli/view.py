@@ -28,6 +28,10 @@ class Options:
     open: bool = False
     """Open the page in the browser."""
 
+    def __post_init__(self) -> None:
+        if self.episodes < 0:
+            raise ValueError(f"episodes must not be negative, got {self.episodes}")
+
 
 EXAMPLES = ("runs/mine", "runs/mine --tokens --open")
 

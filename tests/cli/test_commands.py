@@ -40,7 +40,26 @@ def test_list_shows_ids_with_their_descriptions(capsys: Capture) -> None:
 def test_list_takes_shell_patterns_and_prints_json(capsys: Capture) -> None:
     rows = run_json(capsys, "list", "*/MathCode-v?")
     assert [row["id"] for row in rows] == [ID]
-    assert set(rows[0]) == {"id", "description", "entry_point"}
+    assert set(rows[0]) == {"id", "description", "entry_point", "missing_extra"}
+    assert rows[0]["missing_extra"] == ""
+
+
+def test_what_lacks_its_extra_is_marked_and_its_settings_are_shown(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    assert cli.main(["list", "reasoning"]) == 0
+    assert "[not installed: pip install 'palestra[tasks]']" in capsys.readouterr().out
+    assert cli.main(["info", "palestra/Reasoning-v0"]) == 0
+    text = capsys.readouterr().out
+    assert "not made here: " in text and "pip install 'palestra[tasks]'" in text
+    assert '\n  split = "train"\n' in text
+
+
+def test_info_shows_the_settings_of_what_needs_one(capsys: Capture) -> None:
+    card = run_json(capsys, "info", "palestra/OpenEnv-v0")
+    assert card["settings"]["url"] == "(required)"
+    assert card["needs"] == "to be made it needs --env.url"
 
 
 def test_list_of_nothing_is_a_failure(capsys: Capture) -> None:
@@ -145,7 +164,7 @@ def test_eval_keeps_a_run_folder_and_reports_intervals(tmp_path: Path, capsys: C
 def test_eval_never_overwrites_but_resumes(tmp_path: Path, capsys: Capture) -> None:
     folder = tmp_path / "run"
     first = run_json(capsys, *evaluate(folder))
-    assert cli.main(evaluate(folder)) == 1
+    assert cli.main(evaluate(folder)) == 2
     assert "never overwritten" in capsys.readouterr().err
     again = run_json(capsys, *evaluate(folder, "--resume"))
     assert again["rows"] == first["rows"]
@@ -184,7 +203,5 @@ def test_eval_with_nothing_but_failures_is_a_failed_run(tmp_path: Path, capsys: 
 
 
 def test_resuming_needs_a_folder(capsys: Capture) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["eval", ID, "--resume"])
-    assert caught.value.code == 2
+    assert cli.main(["eval", ID, "--resume"]) == 2
     assert "--folder" in capsys.readouterr().err

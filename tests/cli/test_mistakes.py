@@ -1,5 +1,6 @@
 """Mistakes that people make at the command line end in one line that says what to do."""
 
+import re
 import subprocess
 import sys
 
@@ -7,6 +8,8 @@ import pytest
 
 from palestra.cli import main
 from palestra.cli.dispatch import EXAMPLES
+from palestra.trainers.config import TrainConfig
+from palestra.trainers.online import open_log
 
 EVAL = ["eval", "palestra/MathCode-v0", "--engine", "scripted", "--model", "\\boxed{1}"]
 
@@ -42,6 +45,57 @@ def test_one_line_and_no_traceback(argv, says, capsys, tmp_path, monkeypatch):
     assert says in error and "Traceback" not in error
     if argv[0] in ("eval", "train"):
         assert not list(tmp_path.glob("runs/*"))  # what never began leaves nothing behind
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ([*EVAL, "--env.protocol", "foo"], "no protocol 'foo'"),
+        ([*EVAL, "--env.task-options.digit", "2"], "no option 'digit'; did you mean 'digits'"),
+        ([*EVAL, "--split", "dev"], "unknown split 'dev'"),
+        ([*EVAL, "--env.tasks", "nosuch.jsonl"], "no such task file: nosuch.jsonl"),
+        ([*EVAL, "--resume", "--folder", "nothing"], "holds no run"),
+        (["play", "palestra/MathCode-v0", "--task", "99999999"], "--task must be from 0 to 999999"),
+        (["play", "palestra/MathCode-v0", "--task", "-1"], "--task must be from 0 to 999999"),
+        (["play", "palestra/MathCode-v0", "--seed", "-1"], "seed must not be negative"),
+        (["info", "no_such_module:mine/Env-v0"], "there is no module 'no_such_module'"),
+        (["check", "palestra/OpenEnv-v0"], "cannot be made without the setting 'url'"),
+        (["train", "--env.options.protocol", "foo"], "no protocol 'foo'"),
+        (["view", ".", "--episodes", "-5"], "episodes must not be negative"),
+        (["eval", "--suite", "smok"], "unknown suite 'smok'; did you mean 'smoke'? (or name"),
+        ([*EVAL, "--engine", "scriptd"], "did you mean 'scripted'? (or give module:Class)"),
+    ],
+)
+def test_what_does_not_exist_or_fit_is_misuse(argv, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert says in error and len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_resumed_run_keeps_its_seed(tmp_path, capsys):
+    with open_log(TrainConfig(), tmp_path / "run", resume=False):
+        pass
+    assert main(["train", "--resume", str(tmp_path / "run"), "--seed", "3"]) == 2
+    assert "with another seed than its config.json has" in capsys.readouterr().err
+
+
+def test_no_name_is_suggested_from_another_namespace(capsys):
+    assert main(["info", "my_env/OpenEnv-v0"]) == 2
+    assert "Did you mean" not in capsys.readouterr().err
+    assert main(["info", "palestr/OpenEnv-v0"]) == 2
+    assert "Did you mean palestra/OpenEnv-v0?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["eval", "train", "quickstart", "new"])
+def test_an_option_tells_one_default(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    options = re.split(r"\n\S? +(?=--|\[)", text)
+    told = [" ".join(o.split()).count("(default:") for o in options]
+    assert max(told) == 1 and "--opponents [" not in text
 
 
 def test_a_package_that_is_not_installed_yet_is_found_out(tmp_path, monkeypatch, capsys):

@@ -1,11 +1,14 @@
 """`palestra new`. That what it makes can be installed and used: tests/test_packaging.py."""
 
 import ast
+import re
 import tomllib
+from collections import Counter
 
 import pytest
 
 from palestra.cli.dispatch import main
+from palestra.envs.tasks import load_tasks
 
 
 def test_it_makes_a_small_package(tmp_path, capsys):
@@ -33,7 +36,18 @@ def test_names_that_cannot_be_imported_are_refused(name, tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("name", ["random", "palestra"])
+def test_a_constant_answer_earns_a_quarter_in_each_split(tmp_path):
+    assert main(["new", "my_env", "--folder", str(tmp_path / "my_env")]) == 0
+    file = str(tmp_path / "my_env" / "src" / "my_env" / "tasks.jsonl")
+    for split, each in (("train", 9), ("heldout", 3)):
+        tasks = list(load_tasks(file, split=split, holdout=0.25))
+        assert Counter(task.reference for task in tasks) == dict.fromkeys("1234", each)
+        for task in tasks:
+            letter, word = re.findall(r"'(\w+)'", task.question)
+            assert word.count(letter) == int(task.reference)
+
+
+@pytest.mark.parametrize("name", ["random", "palestra", "numpy"])
 def test_names_that_are_taken_are_refused(name, tmp_path, capsys):
     assert main(["new", name, "--folder", str(tmp_path / "x")]) == 2
     assert "a module there is" in capsys.readouterr().err

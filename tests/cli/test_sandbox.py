@@ -91,6 +91,40 @@ def test_a_traceback_speaks_of_the_file(program, capsys: Capture):
     assert "raise KeyError('k')" in err
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("import sys; sys.exit(7)", "palestra: error in "),
+        ("import sys; sys.exit('bad\\nthing')", "bad\nthing\npalestra: error in "),
+        ("try:\n    {}[1]\nexcept KeyError:\n    exit(3)", "palestra: error in "),
+        ("import sys\nprint('e', file=sys.stderr)\nsys.exit(7)", "e\npalestra: error in "),
+    ],
+)
+def test_leaving_shows_no_traceback(text, shown, program, capsys: Capture):
+    assert run_it(program(text)) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(shown) and ", exit code " in err
+
+
+def test_a_syntax_error_is_shown_as_python_shows_it(program, capsys: Capture):
+    path = program("x = 1\nprint(x\ny =\n")
+    assert run_it(path) == 1
+    assert capsys.readouterr().err.startswith(f'  File "{path}", line 2\n    print(x\n')
+
+
+def test_what_the_program_may_have_been_meant_to_get_is_hinted_at(program, capsys: Capture):
+    with pytest.raises(SystemExit):
+        run_it(program("1"), "--size", "3")
+    assert "if --size is meant for the program, give its arguments after --" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_preload_that_is_not_installed_is_told(program, capsys: Capture):
+    assert run_it(program("1"), "--preload", "numpi") == 0
+    assert "'numpi' is not installed here" in capsys.readouterr().err
+
+
 def test_a_program_is_main_and_has_its_arguments(program, capsys: Capture):
     path = program("import sys; print(__name__, __file__ == sys.argv[0], sys.argv[1:])")
     assert run_it(path, "one", "--", "--two", "it's") == 0

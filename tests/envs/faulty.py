@@ -84,6 +84,12 @@ class ReadsTheQuestion(DoesTheSum):
     form = re.compile(r"\\boxed\{What is (\d+) \+ (\d+)\?\}")
 
 
+class NoGrade(Sound):
+    """Its author forgot the grade."""
+
+    grade = ToolEnv.grade
+
+
 class Moody(Sound):
     """Its verdict depends on how often it was asked."""
 

@@ -37,6 +37,11 @@ def test_planted_faults_are_caught(check, cls):
     assert len(finding.detail) > 20 and finding.about
 
 
+def test_a_warning_of_gymnasium_is_told_without_its_colours():
+    (finding,) = findings(faulty.NoGrade, ["gymnasium"])
+    assert (finding.status, finding.detail) == (Status.FAIL, "The reward is a NaN value.")
+
+
 def test_an_answer_that_is_told_when_all_is_over_is_no_leak():
     (finding,) = findings(faulty.TellsInTheEnd, ["leak"])
     assert finding.status is Status.PASS, finding

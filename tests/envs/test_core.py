@@ -256,6 +256,9 @@ def test_vector_environments(vector):
 def test_grades():
     assert Grade.of(1) == Grade(1.0, {}, True) and Grade.of(0.5).correct is False
     assert Grade.of({"a": 0.5, "b": 0.25}).reward == 0.75
+    for wrong in (None, "1"):
+        with pytest.raises(TypeError, match=f"returned {wrong!r}: expected a number"):
+            Grade.of(wrong)
 
 
 def test_bad_arguments_say_so():

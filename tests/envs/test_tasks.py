@@ -140,8 +140,22 @@ def test_bad_options_say_what_is_expected(options, message):
 def test_unknown_source():
     with pytest.raises(ValueError, match="unknown task source 'arithmetics'"):
         load_tasks("arithmetics")
-    with pytest.raises(TypeError, match="digit"):
-        load_tasks("arithmetic", digit=3)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "says"),
+    [
+        ("arithmetic", {"digit": 3}, "'arithmetic' have no option 'digit'; did you mean 'digits'"),
+        ("countdown", {"zzz": 3}, "it takes numbers, largest, target, operations"),
+        ("x.jsonl", {"promptkey": "q"}, "did you mean 'prompt_key'"),
+        ("hub:a/b", {"trainsplit": "q"}, "did you mean 'train_split'"),
+        ("mixture", {"source_options": {}}, "need the option 'sources'"),
+        ("levels", {"source": "arithmetic"}, "need the option 'steps'"),
+    ],
+)
+def test_a_wrong_option_names_the_nearest_and_a_lacking_one_itself(source, options, says):
+    with pytest.raises(ValueError, match=says):
+        load_tasks(source, **options)
 
 
 def test_split_names():

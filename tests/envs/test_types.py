@@ -27,6 +27,17 @@ CALL = ToolCall("python", '{"code": "1+1"}', "call_0")
 TASK = Task("t", (Message("user", "2?"),), "2", difficulty=1.5, metadata={"a": [1, {"b": None}]})
 
 
+@pytest.mark.parametrize("prompt", ["2?", Message("user", "2?"), ("2?",), [{"role": "user"}]])
+def test_a_prompt_that_is_not_made_of_messages_is_refused(prompt):
+    with pytest.raises(TypeError, match="the prompt of a task is a tuple of messages"):
+        Task("t", prompt, "2")
+
+
+def test_an_unknown_role_is_refused():
+    with pytest.raises(ValueError, match="got 'usr'"):
+        Message("usr", "2?")
+
+
 def trajectory(stop=StopReason.COMPLETED, **changes):
     result = ToolResult(CALL, "2 ✓\x00", ToolStatus.OK, 0.25)
     turn = Turn((Message("user", "2?"),), Message("assistant", "hm"), (result,), 0.5, 2)

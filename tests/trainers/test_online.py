@@ -164,7 +164,7 @@ def test_the_policy_is_its_own_critic_in_training(tmp_path):
 def test_another_configuration_is_not_resumed(model, tmp_path):
     config = letters.config(model, steps=1)
     train(config, tmp_path / "run")
-    with pytest.raises(ValueError, match="seed differ"):
+    with pytest.raises(ValueError, match="with another seed than"):
         train(letters.config(model, steps=2, seed=1), tmp_path / "run", resume=True)
     train(letters.config(model, steps=2), tmp_path / "run", resume=True)
     assert [r["step"] for r in read_metrics(tmp_path / "run")] == [0, 1, 2]
@@ -176,7 +176,7 @@ def test_a_run_that_cannot_be_set_up_leaves_nothing(model, tmp_path):
         train(wrong, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     train(letters.config(model, steps=1), tmp_path / "run")
-    with pytest.raises(ValueError, match="differ"):
+    with pytest.raises(ValueError, match=r"with another .* than its config"):
         train(wrong, tmp_path / "run", resume=True)
     assert [r["step"] for r in read_metrics(tmp_path / "run")] == [0, 1]
 
@@ -186,3 +186,10 @@ def test_what_cannot_work_is_refused():
         TrainConfig(group_size=1)
     with pytest.raises(ValueError, match=r"learner\.temperature"):
         TrainConfig(learner=LearnerConfig(temperature=0.7))
+    with pytest.raises(ValueError, match=r"sampling\.temperature must be above 0"):
+        TrainConfig(sampling=SamplingConfig(temperature=0))
+
+
+def test_the_learner_follows_the_temperature_of_sampling():
+    config = TrainConfig(sampling=SamplingConfig(temperature=0.7))
+    assert config.learner_config() == LearnerConfig(temperature=0.7)

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from ...core import ChatEnv
-from ...registration import make
+from ...registration import extra, make
 from ...spaces import as_action
+from .home import Home
 
 DOCKERFILE = """\
 FROM python:3.12-slim
 RUN useradd --create-home player
-ARG PALESTRA=palestra[serve]
+ARG PALESTRA=palestra[{extras}]
 RUN pip install --no-cache-dir "$PALESTRA"
-USER player
+{home}USER player
 EXPOSE 8000
 CMD {command}
 """
@@ -29,7 +30,8 @@ def write_package(folder: Path, id: str, options: Mapping[str, Any] | None = Non
     """Write `openenv.yaml`, a Dockerfile and the validator's plan for an environment.
 
     The plan plays the environment's oracle for one episode, where it has one. The Dockerfile
-    installs Palestra with its `serve` extra; `--build-arg PALESTRA=...` names another source.
+    installs Palestra with the extras that it takes (`--build-arg PALESTRA=...` names another
+    source), and the package that the environment comes from (`Home`).
 
     Returns:
         The files written.
@@ -50,10 +52,15 @@ def write_package(folder: Path, id: str, options: Mapping[str, Any] | None = Non
         )
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: choose another folder")
+    extras = ",".join(dict.fromkeys(filter(None, ("serve", extra(id)))))
     files = {
         # JSON is YAML, and needs no library.
         "openenv.yaml": json.dumps(_manifest(id, low, high), indent=2) + "\n",
-        "Dockerfile": DOCKERFILE.format(command=json.dumps(command(id, options or {}))),
+        "Dockerfile": DOCKERFILE.format(
+            extras=extras,
+            home=Home.of(id).dockerfile(),
+            command=json.dumps(command(id, options or {})),
+        ),
         "validation/runtime.json": json.dumps(_plan(env), indent=2) + "\n",
     }
     env.close()
