@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..arguments import clock, standard_input
 from ..base import Session
 from ..local import wire
+from ..local.session import SAVE_S
 from ..local.verdict import number, text
 from ..local.waiting import Conversation, adrive, drive
 from ..paths import plain_path
@@ -158,7 +159,7 @@ class DockerSession(Session):
         # A frame's worth of escaped output, and of a value: at worst twelve bytes a character.
         room = Room(48 * self._limits.output_bytes + 4 * SMALL)
         # Saving the state before a call and going back to it take time of their own.
-        spare = 2 * max(1.0, wall_s) if self._rollback else 0.0
+        spare = 2 * max(SAVE_S, wall_s) if self._rollback else 0.0
         asked = time.monotonic()
         yield self._sandbox.gate
         try:

@@ -32,7 +32,7 @@ T = TypeVar("T")
 # What is tried of a session, in so many seconds where the time is its program's.
 Attempt = Callable[["LocalSession", float], Conversation[T]]
 
-SAVE_S = 1.0  # that saving the state before a call may take, however short the call's own clock
+SAVE_S = 2.0  # that saving the state before a call may take, however short the call's own clock
 FILES_S = 120.0  # opening a file takes microseconds, once the server comes to it
 DYING_S = 1.0  # from the end of a process' first thread to its own, where it has left others
 CLOSED = "the session was closed"
