@@ -25,7 +25,7 @@ def test_it_explains_itself():
 def test_a_subprocess_gives_away_what_we_keep(tmp_path):
     only = ("08-environment", "16-signal-the-parent", "18-kill-the-parent", "27-daemon")
     found = tmp_path / "attacks.json"
-    words = ("--systems", "palestra", "subprocess", "--json", str(found), "--only", *only)
+    words = ("--each", "--systems", "palestra", "subprocess", "--json", str(found), "--only", *only)
     table = bench(*words).stdout
     outcomes = {
         system: {attack: entry["outcome"] for attack, entry in entries.items()}
