@@ -116,7 +116,7 @@ def test_a_package_made_by_new_is_listed_checked_evaluated_and_trained(
     installed: Path, tmp_path: Path
 ) -> None:
     fakes = pytest.importorskip("fakes")
-    fakes.tiny_model("qwen3").save_pretrained(tmp_path / "model")
+    fakes.tiny_model("qwen3", context_length=1024).save_pretrained(tmp_path / "model")
     fakes.tiny_tokenizer().save_pretrained(tmp_path / "model")
     palestra, id = installed.with_name("palestra"), "my_env/MyEnv-v0"
     assert id in run(palestra, "new", "my_env", cwd=tmp_path)
@@ -127,6 +127,8 @@ def test_a_package_made_by_new_is_listed_checked_evaluated_and_trained(
     make = f"import palestra; print(palestra.make({id!r}).unwrapped)"
     assert "MyEnv" in run(installed, "-c", make, cwd=tmp_path)
     assert "2 passed" in run(installed, "-m", "pytest", "-q", "tests", cwd=tmp_path / "my_env")
+    run(palestra, "serve", id, "--package", "image", cwd=tmp_path)
+    assert '--find-links /wheels "my_env==0.1.0"' in (tmp_path / "image/Dockerfile").read_text()
     model = ("--model", str(tmp_path / "model"))
     run(palestra, "eval", id, *model, "--tasks", "3", "--max-tokens", "8", cwd=tmp_path)
     small = ("--steps", "2", "--group-size", "2", "--prompts-per-step", "2", "--eval.tasks", "2")

@@ -61,7 +61,7 @@ def _inside(id: str, given: Mapping[str, Any], lacking: Sequence[str]) -> dict[s
         return {"needs": f"to be made it needs {', '.join(f'--env.{name}' for name in lacking)}"}
     try:
         made = make_environment(id, given)
-    except ImportError as error:  # a package that is not installed
+    except (ImportError, ConnectionError) as error:  # a package or a server that is not there
         return {"needs": str(error)}
     with closing(made):
         env = cast("ChatEnv", made.unwrapped)
