@@ -81,7 +81,8 @@ def _check(config: TrainConfig) -> None:
     from ..trainers.algorithms import get_algorithm
 
     env = config.env
-    check_settings(env.id, (*env.options, *env.policy_as, *env.heldout_options()))
+    check_settings(env.id, (*env.options, *env.policy_as))
+    check_settings(env.id, env.heldout_options())
     try:
         get_algorithm(config.algorithm, **config.algorithm_options)
         if config.curriculum:

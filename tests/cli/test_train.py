@@ -79,6 +79,8 @@ def test_a_resumed_run_keeps_its_options(tmp_path: Path, started: list) -> None:
         (["--steps", "3", "late.toml"], "give the recipe late.toml first"),
         (["--resume", "nowhere"], "nowhere holds no run to resume"),
         (["--algorithm", "grop"], "did you mean 'grpo'?"),
+        (["--env.id", "palestra/MathCod-v0"], "Did you mean palestra/MathCode-v0"),
+        (["--env.heldout.digitz", "3"], "has no setting 'digitz'"),
         (["--algorithm-options.clip-hi", "0.3"], "did you mean 'clip_high'?"),
     ],
 )
