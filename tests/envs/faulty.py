@@ -84,12 +84,6 @@ class ReadsTheQuestion(DoesTheSum):
     form = re.compile(r"\\boxed\{What is (\d+) \+ (\d+)\?\}")
 
 
-class NoGrade(Sound):
-    """Its author forgot the grade."""
-
-    grade = ToolEnv.grade
-
-
 class Moody(Sound):
     """Its verdict depends on how often it was asked."""
 
@@ -245,8 +239,15 @@ class NoGymnasium(Sound):
         return tuple(observation), info
 
 
+class AlwaysTheSameSeed(Sound):
+    """Gymnasium warns of it, in colour."""
+
+    def reset(self, *, seed=0, options=None):
+        return super().reset(seed=seed, options=options)
+
+
 FAULTS = {
-    "gymnasium": [NoGymnasium],
+    "gymnasium": [NoGymnasium, AlwaysTheSameSeed],
     "oracle": [OracleLoses],
     "floor": [
         PaysForFormat,
