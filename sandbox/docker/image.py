@@ -21,7 +21,7 @@ _building = threading.Lock()
 def sources() -> dict[str, bytes]:
     """What goes into the image, by its path there; the Dockerfile too."""
     sandbox = _HERE.parent
-    own = [sandbox / f"{name}.py" for name in ("base", "types", "paths")]
+    own = [sandbox / f"{name}.py" for name in ("arguments", "base", "paths", "types")]
     own += sorted(sandbox.glob("local/*.py"))
     own += [_HERE / f"{name}.py" for name in ("frames", "gateway")]
     files = {f"palestra/sandbox/{p.relative_to(sandbox).as_posix()}": p.read_bytes() for p in own}

@@ -66,7 +66,7 @@ def test_what_is_wrong_in_a_file_is_named(text: str, said: str, tmp_path: Path) 
 
 
 def test_an_unknown_suite_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"did you mean 'smoke'\?.*chat, smoke, tools"):
+    with pytest.raises(ConfigError, match=r"did you mean 'smoke'"):
         load_suite("smok")
     with pytest.raises(ConfigError, match="cannot read"):
         load_suite("nowhere/smoke.toml")
