@@ -22,6 +22,7 @@ from ..types import Invalid, Message, Task
 from .cache import Cache, Memo, content_key
 from .endpoint import ChatModel
 from .protocol import JudgeError, Messages
+from .thinking import of_replies
 
 MAX_REPLY = 20_000  # characters of a judge's reply that are looked at
 
@@ -174,10 +175,8 @@ def transcript(messages: Sequence[Message], answer_of: Callable[[str], str] = st
 
 
 def question_of(task: Task, messages: Messages, answer_of: Callable[[str], str] = str) -> str:
-    """The conversation before the final answer; assistant turns of the task's own prompt are
-    nobody's replies and stand as they are."""
-    given = {m.content for m in task.prompt if m.role == "assistant"}
-    return transcript(messages[:-1], lambda text: text if text in given else answer_of(text))
+    """The conversation before the final answer, read with `of_replies`."""
+    return transcript(messages[:-1], of_replies(answer_of, task.prompt))
 
 
 class Judge:

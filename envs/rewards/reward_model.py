@@ -23,7 +23,7 @@ from uuid import uuid4
 from ..types import Invalid, Message, Task
 from .cache import Cache, Memo, content_key
 from .protocol import Messages
-from .thinking import answer_to_score
+from .thinking import answer_to_score, of_replies
 
 Conversation = Sequence[Mapping[str, str]]
 
@@ -116,15 +116,13 @@ class RewardModel:
         self, messages: Sequence[Message], prompt: Sequence[Message] = ()
     ) -> list[dict[str, str]]:
         """What the model is shown of a conversation; the prompt's own turns as they are."""
-        given = {m.content for m in prompt if m.role == "assistant"}
+        answer_of = of_replies(self.answer_of, prompt)
         turns = []
         for message in messages:
             if message.role == "user":
                 turns.append({"role": "user", "content": message.content})
             elif message.role == "assistant" and not message.tool_calls:
-                text = message.content
-                answer = text if text in given else self.answer_of(text)
-                turns.append({"role": "assistant", "content": answer})
+                turns.append({"role": "assistant", "content": answer_of(message.content)})
         return turns
 
     def score(self, conversations: Sequence[Conversation]) -> list[float]:

@@ -15,6 +15,10 @@ at a model, not to train one.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+from ..types import Message
+
 NULL_ANSWER = "[NULL]"
 
 
@@ -35,3 +39,10 @@ def answer_to_score(text: str, *, strict: bool = True, tag: str = "response") ->
         return answer if answer and end not in before else NULL_ANSWER
     _, found, rest = text.partition(start)
     return (rest.partition(end)[0] if found else text).strip()
+
+
+def of_replies(answer_of: Callable[[str], str], prompt: Sequence[Message]) -> Callable[[str], str]:
+    """`answer_of` for what the agent says: assistant turns of a task's own `prompt` are nobody's
+    replies and stand as they are."""
+    given = {m.content for m in prompt if m.role == "assistant"}
+    return lambda text: text if text in given else answer_of(text)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..tasks.arithmetic import DEFAULT_SIZE
-from ..tasks.base import TaskSet, canonical_split, in_split
+from ..tasks.base import in_split
+from ..tasks.seeds import TasksOnDemand
 from ..types import Message, Task
 from .checks import checker
 from .tasks import HOLDOUT, shipped_tasks
@@ -25,7 +25,7 @@ SPARE_WORDS = 8  # by which the limit exceeds the reference, at most
 _MAX_ATTEMPTS = 1000
 
 
-class GeneratedTasks(TaskSet):
+class GeneratedTasks(TasksOnDemand):
     """Requests whose answers combine sentences of the shipped train tasks' references anew.
 
     Task `i` is a function of (seed, split, i). A request that the split rule gives to the other
@@ -33,13 +33,8 @@ class GeneratedTasks(TaskSet):
     """
 
     def __init__(self, *, split: str = "train", size: int | None = None, seed: int = 0) -> None:
-        self.name, self.split, self.seed = "generated", canonical_split(split), seed
-        self.size = DEFAULT_SIZE[self.split] if size is None else size
-        if self.size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
-
-    def __len__(self) -> int:
-        return self.size
+        super().__init__("generated", split=split, size=size)
+        self.seed = seed
 
     def task(self, index: int) -> Task:
         rng = np.random.default_rng((self.seed, self.split == "heldout", index))

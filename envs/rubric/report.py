@@ -71,28 +71,17 @@ async def critic_report(
         raise ValueError(f"need pairs and two repeats or more, got {len(pairs)} and {repeats}")
     both = await asyncio.gather(*(compare_both_orders(compare, *pair) for pair in pairs))
     again = await asyncio.gather(*(_repeated(compare, pair, repeats) for pair in pairs))
-    probes = list(product(hacks, pairs))
-    fooled = await asyncio.gather(
-        *(compare_both_orders(compare, q, hacks[name](a), a) for name, (q, a, _) in probes)
-    )
+    fooled = await _probe(compare, pairs, hacks)
     valid = [o for o in both if isinstance(o, Comparison)]
     agreed = [same for row in again for same in row if same is not None]
-    asked = len(both) + len(fooled) + sum(len(row) for row in again)
-    answered = len(valid) + len(agreed) + sum(isinstance(o, Comparison) for o in fooled)
+    outcomes = [o for of_one in fooled.values() for o in of_one]
+    asked = len(both) + len(outcomes) + sum(len(row) for row in again)
+    answered = len(valid) + len(agreed) + sum(isinstance(o, Comparison) for o in outcomes)
     return CriticReport(
         position_bias=_mean([o.position_bias for o in valid]),
         inconsistent=_mean([not o.consistent for o in valid]),
         self_consistency=_mean(agreed),
-        hacks={
-            name: _mean(
-                [
-                    outcome.value
-                    for (probe, _), outcome in zip(probes, fooled, strict=True)
-                    if probe == name and isinstance(outcome, Comparison)
-                ]
-            )
-            for name in hacks
-        },
+        hacks=_fooled(fooled),
         invalid=1 - answered / asked,
     )
 
@@ -117,12 +106,34 @@ async def policy_report(ask: Ask, triples: Sequence[Triple]) -> dict[str, float]
 
     compare = compared_by_probability(logprobs)
     known = await critic_accuracy(compare, triples)
-    probes = await critic_report(compare, triples, repeats=2)
+    probes = _fooled(await _probe(compare, triples, HACKS))
     return {
         "critic accuracy": known["accuracy"],
         "critic position bias": known["position_bias"],
         "critic inconsistent": known["inconsistent"],
-        **{f"fooled by {name}": value for name, value in probes.hacks.items()},
+        **{f"fooled by {name}": value for name, value in probes.items()},
+    }
+
+
+async def _probe(
+    compare: Compare, pairs: Sequence[tuple[str, str, str]], hacks: Mapping[str, Hack]
+) -> dict[str, list[Comparison | Invalid]]:
+    """By probe, how each pair's first answer fares against itself, tampered with."""
+    probes = list(product(hacks, pairs))
+    outcomes = await asyncio.gather(
+        *(compare_both_orders(compare, q, hacks[name](a), a) for name, (q, a, _) in probes)
+    )
+    found: dict[str, list[Comparison | Invalid]] = {name: [] for name in hacks}
+    for (name, _), outcome in zip(probes, outcomes, strict=True):
+        found[name].append(outcome)
+    return found
+
+
+def _fooled(probed: Mapping[str, Sequence[Comparison | Invalid]]) -> dict[str, float]:
+    """The mean value of each probe's verdicts."""
+    return {
+        name: _mean([o.value for o in outcomes if isinstance(o, Comparison)])
+        for name, outcomes in probed.items()
     }
 
 

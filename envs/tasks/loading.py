@@ -18,6 +18,10 @@ from .mixture import MixtureTasks
 from .records import RowFormat
 
 _PER_SPLIT = re.compile(r"(train|heldout|test)=")
+_MADE: dict[str, Callable[..., TaskSet]] = {
+    "arithmetic": ArithmeticTasks,
+    "countdown": CountdownTasks,
+}
 
 
 def load_tasks(
@@ -61,34 +65,41 @@ def load_tasks(
     """
     split = canonical_split(split)
     if isinstance(source, str) and not _PER_SPLIT.match(source):
-        kind, _, rest = source.partition(":")
-        if source == "arithmetic":
-            _check(source, options, ArithmeticTasks)
-            return ArithmeticTasks(split=split, size=size, seed=seed, **options)
-        if source == "countdown":
-            _check(source, options, CountdownTasks)
-            return CountdownTasks(split=split, size=size, seed=seed, **options)
-        if source == "mixture":
-            _check(source, options, _mix)
-            return _mix(split, size, seed, **options)
-        if source == "levels":
-            _check(source, options, _levels)
-            return _levels(split, size, seed, **options)
-        if kind == "rg":
-            from .reasoning import ReasoningTasks
-
-            return ReasoningTasks(rest, split=split, size=size, seed=seed, **options)
-        if kind == "hub":
-            _check(source, options, _load_hub, _from_rows)
-            return _load_hub(rest, split, size, seed, **options)
-        if not source.endswith(SUFFIXES):
-            raise ValueError(
-                f'unknown task source {source!r}: expected "arithmetic", "countdown", '
-                f'"rg:FAMILY", "mixture", "levels", '
-                f'"hub:OWNER/NAME", or a file ending in {", ".join(SUFFIXES)}'
-            )
+        named = _named(source, split, size, seed, options)
+        if named is not None:
+            return named
     _check(source, options, _from_rows)
     return _load_files(source, split, size, seed, **options)
+
+
+def _named(
+    source: str, split: str, size: int | None, seed: int, options: Mapping[str, Any]
+) -> TaskSet | None:
+    """The tasks of a source that is no file; None for a file."""
+    kind, _, rest = source.partition(":")
+    if source in _MADE:
+        _check(source, options, _MADE[source])
+        return _MADE[source](split=split, size=size, seed=seed, **options)
+    if source == "mixture":
+        _check(source, options, _mix)
+        return _mix(split, size, seed, **options)
+    if source == "levels":
+        _check(source, options, _levels)
+        return _levels(split, size, seed, **options)
+    if kind == "rg":
+        from .reasoning import ReasoningTasks
+
+        return ReasoningTasks(rest, split=split, size=size, seed=seed, **options)
+    if kind == "hub":
+        _check(source, options, _load_hub, _from_rows)
+        return _load_hub(rest, split, size, seed, **options)
+    if source.endswith(SUFFIXES):
+        return None
+    raise ValueError(
+        f'unknown task source {source!r}: expected "arithmetic", "countdown", '
+        f'"rg:FAMILY", "mixture", "levels", '
+        f'"hub:OWNER/NAME", or a file ending in {", ".join(SUFFIXES)}'
+    )
 
 
 def _check(source: object, options: Mapping[str, Any], *takers: Callable[..., TaskSet]) -> None:

@@ -7,12 +7,9 @@ from .arithmetic import DEFAULT_SIZE
 from .base import HELDOUT, TaskSet, canonical_split
 
 
-class SeedTasks(TaskSet):
-    """Task `i` of the train split holds the seed `2i`, of the held-out split `2i + 1`.
-
-    So no seed is in both; whether two seeds give different episodes is the environment's
-    affair. The prompt is empty: what is asked is known only when the episode begins.
-    """
+class TasksOnDemand(TaskSet):
+    """A set of `size` tasks of which each is made when it is asked for; by default a large train
+    split and a thousand held-out tasks."""
 
     def __init__(self, name: str, *, split: str = "train", size: int | None = None) -> None:
         self.name, self.split = name, canonical_split(split)
@@ -22,6 +19,14 @@ class SeedTasks(TaskSet):
 
     def __len__(self) -> int:
         return self.size
+
+
+class SeedTasks(TasksOnDemand):
+    """Task `i` of the train split holds the seed `2i`, of the held-out split `2i + 1`.
+
+    So no seed is in both; whether two seeds give different episodes is the environment's
+    affair. The prompt is empty: what is asked is known only when the episode begins.
+    """
 
     def task(self, index: int) -> Task:
         seed = 2 * index + (self.split == HELDOUT)
