@@ -63,7 +63,7 @@ class ReasoningTasks(TaskSet):
             warnings.warn(
                 f"tasks of 'rg:{family}' differ from process to process: set PYTHONHASHSEED=0",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,  # who calls `load_tasks`
             )
 
     def __len__(self) -> int:
