@@ -61,7 +61,7 @@ def attend_in_three_steps(ops: Any, dtype: Any, norm: bool) -> Any:
 
 @compiled
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("dim", [12, 16, 40, 64])
+@pytest.mark.parametrize("dim", [12, 16, 32, 40, 64, 128])
 @pytest.mark.parametrize(("groups", "window", "norm"), [(1, None, False), (3, 9, True)])
 def test_attention(dtype: Any, dim: int, groups: int, window: int | None, norm: bool) -> None:
     ours, plain = (

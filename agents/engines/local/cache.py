@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import mmap
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ class KVCache:
 
     The length is a multiple of 32. With `dense` it follows the longest live row closely, because
     torch's products over slices of a longer cache are 2 to 6 times slower; each change copies
-    the cache. Otherwise it grows by half, and shrinks from long lengths only.
+    the cache. Otherwise it grows by half, and shrinks from long lengths only; in memory the
+    heads of a token lie together, and a CPU has it in huge pages, which it reads faster.
     """
 
     def __init__(
@@ -63,18 +65,29 @@ class KVCache:
 
     def _resize(self, rows: int, length: int, live: int) -> None:
         layers, _, _, heads, _, dim = self.data.shape
-        shape = (layers, 2, rows, heads, length, dim)
-        size, kept = math.prod(shape), min(length, self.length)
+        size, kept = layers * 2 * rows * heads * length * dim, min(length, self.length)
         if self._spare.numel() < size:
-            # Zeros, not garbage: a masked NaN in a value would still make the output NaN.
-            self._spare = self.data.new_zeros(size + size // 4 if self._dense else size)
-        data = self._spare[:size].view(shape)
+            self._spare = self._allocate(size + size // 4 if self._dense else size)
+        memory = self._spare[:size]
+        if self._dense:
+            data = memory.view(layers, 2, rows, heads, length, dim)
+        else:
+            data = memory.view(layers, 2, rows, length, heads, dim).transpose(3, 4)
         data[:, :, :live, :, :kept] = self.data[:, :, :live, :, :kept]
         self.data = data
         self.layers = [(keys, values) for keys, values in data]
         self._spare, self._in_use = self._in_use, self._spare
         if not self._dense:  # it changes seldom, and twice the memory would be too much
-            self._spare = data.new_empty(0)
+            self._spare = memory.new_empty(0)
+
+    def _allocate(self, size: int) -> Tensor:
+        """Zeros, not garbage: a masked NaN in a value would still make the output NaN."""
+        if self._dense or size == 0:
+            return self.data.new_zeros(size)
+        pages = mmap.mmap(-1, size * self.dtype.itemsize, flags=mmap.MAP_PRIVATE)
+        with suppress(OSError):  # a kernel without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+        return torch.frombuffer(pages, dtype=self.dtype)
 
     def slots(self, rows: Tensor, positions: Tensor) -> Tensor:
         """Where tokens go in one layer's keys or values seen as [rows * kv_heads * length, D]."""

@@ -18,6 +18,7 @@ namespace {
 
 constexpr int64_t CHUNK = 256;      // as in sampling.py
 constexpr int64_t SMALL = 1 << 14;  // elements not worth waking other threads for
+constexpr int64_t FEW = 4;         // tokens whose heads are shared out among threads
 #if defined(__AVX512F__)
 constexpr int LANES = 16;
 #elif defined(__AVX__)
@@ -114,7 +115,8 @@ void swiglu(const T* gate_up, T* out, int64_t rows, int64_t width) {
     }
 }
 
-// One layer's attention. Tokens come with their row of the cache and their place in it.
+// One layer's attention. Tokens come with their row of the cache and their place in it. Keys and
+// values are [rows, capacity, kv_heads, dim], so that what a token attends to lies in one piece.
 struct Attention {
     int64_t tokens, heads, kv_heads, dim, capacity, window;  // window 0: unlimited
     float scale, eps;
@@ -143,8 +145,8 @@ void prepare(const Attention& a, const T* head, int64_t number, const float* tur
 template <class T>
 void append(const Attention& a, const T* qkv, int64_t token, int64_t head, T* keys, T* values,
             float* buffer) {
-    int64_t row = a.rows[token] * a.kv_heads + head, place = a.places[token];
-    int64_t to = (row * a.capacity + place) * a.dim;
+    int64_t place = a.places[token];
+    int64_t to = ((a.rows[token] * a.capacity + place) * a.kv_heads + head) * a.dim;
     const T* key = qkv + (a.heads + head) * a.dim;
     prepare(a, key, a.heads + head, a.rotation + place * a.dim, buffer);
     for (int64_t i = 0; i < a.dim; ++i) store(keys + to + i, buffer[i]);
@@ -166,73 +168,79 @@ inline Vec add_lanes(Vec* x) {
     return x[0];
 }
 
-// The next LANES of q K.
-template <class T>
-Vec dot_block(const Attention& a, const float* query, const T* keys) {
-    Vec sum[LANES] = {};
-    int64_t i = 0;
-    for (; i + LANES <= a.dim; i += LANES) {
-        Vec q = load_vec(query + i);
-        UNROLL for (int p = 0; p < LANES; ++p) sum[p] += q * load_vec(keys + p * a.dim + i);
-    }
-    for (; i < a.dim; ++i)
-        UNROLL for (int p = 0; p < LANES; ++p) sum[p][0] += query[i] * load(keys[p * a.dim + i]);
-    return add_lanes(sum) * a.scale;
-}
+// Working memory for the heads that a thread attends with: it stays, and is not cleared.
+struct Scratch {
+    float *queries, *sums;   // [heads, dim], [2, heads, dim]
+    float *parts;            // [heads, LANES, LANES]
+    float *masses, *scores;  // [heads], [heads, capacity]
 
-// W vectors of `weights` V over `count` places.
+    Scratch(const Attention& a, int64_t heads) {
+        thread_local std::vector<float> memory;
+        size_t size = heads * (3 * a.dim + LANES * LANES + 1 + a.capacity);
+        if (memory.size() < size) memory.resize(size);
+        queries = memory.data();
+        sums = queries + heads * a.dim;
+        parts = sums + 2 * heads * a.dim;
+        masses = parts + heads * LANES * LANES;
+        scores = masses + heads;
+    }
+};
+
+// softmax(scale q K) V over places first .. last, for `heads` query heads and their share of keys.
+// W is the number of vectors in a head, 0 if it is not known beforehand.
+//
+// Keys and values are read once, strictly from end to end, by all heads at a time: they come from
+// memory, and processors fetch ahead well on nothing else. Head by head it takes twice as long. The
+// capacity is a multiple of LANES, so what is read past the last place is in the cache, if
+// meaningless.
 template <int W, class T>
-void mix_block(const Attention& a, const float* weights, const T* values, int64_t count, float norm,
-               T* out) {
-    Vec sum[4][W] = {};
-    int64_t p = 0;
-    for (; p + 4 <= count; p += 4)
-        UNROLL for (int j = 0; j < 4; ++j)
-            UNROLL for (int v = 0; v < W; ++v)
-                sum[j][v] += weights[p + j] * load_vec(values + (p + j) * a.dim + v * LANES);
-    for (; p < count; ++p)
-        UNROLL for (int v = 0; v < W; ++v)
-            sum[0][v] += weights[p] * load_vec(values + p * a.dim + v * LANES);
-    UNROLL for (int v = 0; v < W; ++v) {
-        Vec total = ((sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v])) * norm;
-        store_vec(out + v * LANES, total);
+void attend(const Attention& a, const Scratch& s, const T* keys, const T* values, int64_t heads,
+            int64_t first, int64_t last, T* out) {
+    const int64_t dim = W ? W * LANES : a.dim, whole = dim / LANES * LANES;
+    const int64_t groups = a.heads / a.kv_heads, step = a.kv_heads * dim;
+    for (int64_t start = first / LANES * LANES; start <= last; start += LANES) {
+        for (int64_t p = 0; p < LANES; ++p) {
+            const T* key = keys + (start + p) * step;
+            for (int64_t h = 0, member = 0; h < heads; ++h) {
+                const float* query = s.queries + h * dim;
+                Vec part = {};
+                for (int64_t i = 0; i < whole; i += LANES)
+                    part += load_vec(query + i) * load_vec(key + i);
+                for (int64_t i = whole; i < dim; ++i) part[0] += query[i] * load(key[i]);
+                store_vec(s.parts + (h * LANES + p) * LANES, part);
+                if (++member == groups) key += dim, member = 0;
+            }
+        }
+        for (int64_t h = 0; h < heads; ++h) {
+            Vec sum[LANES];
+            UNROLL for (int p = 0; p < LANES; ++p)
+                sum[p] = load_vec(s.parts + (h * LANES + p) * LANES);
+            store_vec(s.scores + h * a.capacity + start, add_lanes(sum) * a.scale);
+        }
     }
-}
-
-// softmax(scale q K) V over places first .. last, for one query head. The capacity is a multiple
-// of LANES, so what is read past the last place is inside the cache, if meaningless.
-template <class T>
-void attend(const Attention& a, const float* query, const T* keys, const T* values, int64_t first,
-            int64_t last, float* scores, T* out) {
-    for (int64_t p = first / LANES * LANES; p <= last; p += LANES)
-        store_vec(scores + p, dot_block(a, query, keys + p * a.dim));
-    float top = maximum(scores + first, last + 1 - first), mass = 0.0f;
-    for (int64_t p = first; p <= last; ++p) mass += scores[p] = exp_fast(scores[p] - top);
-    const float* weights = scores + first;
-    const T* from = values + first * a.dim;
-    int64_t i = 0, count = last + 1 - first;
-    float norm = 1.0f / mass;
-    for (; i + 2 * LANES <= a.dim; i += 2 * LANES)
-        mix_block<2>(a, weights, from + i, count, norm, out + i);
-    for (; i + LANES <= a.dim; i += LANES)
-        mix_block<1>(a, weights, from + i, count, norm, out + i);
-    for (; i < a.dim; ++i) {
-        float sum = 0.0f;
-        for (int64_t p = 0; p < count; ++p) sum += weights[p] * load(from[p * a.dim + i]);
-        store(out + i, sum * norm);
+    for (int64_t h = 0; h < heads; ++h) {
+        float *x = s.scores + h * a.capacity, top = maximum(x + first, last + 1 - first);
+        float mass = 0.0f;
+        for (int64_t p = first; p <= last; ++p) mass += x[p] = exp_fast(x[p] - top);
+        s.masses[h] = mass;
     }
-}
-
-// Ask for what the next token and head will read: keys and values of many rows do not stay in the
-// processor's caches from one step to the next.
-template <class T>
-void prefetch(const Attention& a, int64_t pair, const T* keys, const T* values) {
-    int64_t token = pair / a.kv_heads, row = a.rows[token] * a.kv_heads + pair % a.kv_heads;
-    int64_t start = row * a.capacity * a.dim, count = (a.places[token] + 1) * a.dim;
-    count = std::min(count, int64_t(16384 / sizeof(T)));
-    for (int64_t i = start; i < start + count; i += 64 / sizeof(T)) {
-        __builtin_prefetch(keys + i);
-        __builtin_prefetch(values + i);
+    std::fill(s.sums, s.sums + 2 * heads * dim, 0.0f);
+    for (int64_t p = first; p <= last; ++p) {
+        const T* value = values + p * step;
+        for (int64_t h = 0, member = 0; h < heads; ++h) {
+            // Two sums in turn: none waits for what was just added to the other.
+            float* sum = s.sums + ((p & 1) * heads + h) * dim;
+            float weight = s.scores[h * a.capacity + p];
+            for (int64_t i = 0; i < whole; i += LANES)
+                store_vec(sum + i, load_vec(sum + i) + weight * load_vec(value + i));
+            for (int64_t i = whole; i < dim; ++i) sum[i] += weight * load(value[i]);
+            if (++member == groups) value += dim, member = 0;
+        }
+    }
+    for (int64_t h = 0; h < heads; ++h) {
+        const float *even = s.sums + h * dim, *odd = even + heads * dim;
+        float norm = 1.0f / s.masses[h];
+        for (int64_t i = 0; i < dim; ++i) store(out + h * dim + i, (even[i] + odd[i]) * norm);
     }
 }
 
@@ -242,26 +250,31 @@ template <class T>
 void attention(const Attention& a, const T* qkv, T* keys, T* values, T* out) {
     int64_t groups = a.heads / a.kv_heads, width = (a.heads + 2 * a.kv_heads) * a.dim;
     int64_t pairs = a.tokens * a.kv_heads;
+    // A thread takes a token with all its heads, unless there are too few of them to go around.
+    int64_t shares = a.tokens < FEW ? a.kv_heads : 1, heads = a.heads / shares;
+    int64_t vectors = a.dim % LANES ? 0 : a.dim / LANES;
+    auto* attend_to = vectors == 1   ? attend<1, T>
+                      : vectors == 2 ? attend<2, T>
+                      : vectors == 4 ? attend<4, T>
+                      : vectors == 8 ? attend<8, T>
+                                     : attend<0, T>;
 #pragma omp parallel if (pairs * a.dim > SMALL / 16)
     {
-        std::vector<float> scratch(a.capacity + a.dim);
-        float *query = scratch.data(), *scores = query + a.dim;
+        Scratch scratch(a, heads);
 #pragma omp for
         for (int64_t pair = 0; pair < pairs; ++pair)
             append(a, qkv + pair / a.kv_heads * width, pair / a.kv_heads, pair % a.kv_heads, keys,
-                   values, query);
-#pragma omp for schedule(dynamic, 8)
-        for (int64_t pair = 0; pair < pairs; ++pair) {
-            int64_t token = pair / a.kv_heads, kv = pair % a.kv_heads, last = a.places[token];
-            int64_t block = (a.rows[token] * a.kv_heads + kv) * a.dim * a.capacity;
+                   values, scratch.queries);
+#pragma omp for schedule(dynamic, 2)
+        for (int64_t item = 0; item < a.tokens * shares; ++item) {
+            int64_t token = item / shares, head = item % shares * heads, last = a.places[token];
             int64_t first = a.window ? std::max<int64_t>(0, last + 1 - a.window) : 0;
-            if (pair + 1 < pairs) prefetch(a, pair + 1, keys, values);
-            for (int64_t head = kv * groups; head < (kv + 1) * groups; ++head) {
-                const T* from = qkv + token * width + head * a.dim;
-                prepare(a, from, head, a.rotation + last * a.dim, query);
-                attend(a, query, keys + block, values + block, first, last, scores,
-                       out + (token * a.heads + head) * a.dim);
-            }
+            for (int64_t h = 0; h < heads; ++h)
+                prepare(a, qkv + token * width + (head + h) * a.dim, head + h,
+                        a.rotation + last * a.dim, scratch.queries + h * a.dim);
+            int64_t from = (a.rows[token] * a.capacity * a.kv_heads + head / groups) * a.dim;
+            attend_to(a, scratch, keys + from, values + from, heads, first, last,
+                      out + (token * a.heads + head) * a.dim);
         }
     }
 }

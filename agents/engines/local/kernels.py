@@ -87,7 +87,8 @@ class Kernels:
     def attention(self, call: AttentionCall, qkv: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Append keys and values to one layer's cache and attend to it: [N, heads * D].
 
-        qkv is [N, (heads + 2 kv_heads) * D], keys and values are [rows, kv_heads, capacity, D];
+        qkv is [N, (heads + 2 kv_heads) * D], keys and values are [rows, kv_heads, capacity, D]
+        in the memory order of a cache that is not dense;
         the capacity is a multiple of 16.
         """
         out = qkv.new_empty(call.tokens, call.heads * call.dim)

@@ -4,11 +4,10 @@ First table: whole steps. A batch of groups is sampled with the Python tool (cal
 answer), graded, learnt from, and the weights handed to the sampler. Same model, prompts,
 sandbox, sampling temperature, learning rate and loss; the two sides sample for themselves,
 from a model sharp enough for lengths to agree. Episodes are of two kinds (`prepare.py`): all
-alike with one call, which spares TRL padding and lock step, or varied as in practice. TRL gets
-a thread per core, its faster setting; Palestra one, as in the quickstart's recipe, since its
-decoding leaves the other core to the sandbox. Steps alternate between the
-sides, each in a process of its own that waits while the other works. TRL is measured in
-every variant named, and with two tools: our sandbox, which TRL's users do not have, and a bare
+alike with one call, which spares TRL padding and lock step, or varied as in practice. Both sides
+get a thread per core, which is the default of both and the faster setting. Steps alternate
+between the sides, each in a process of its own that waits while the other works. TRL is measured
+in every variant named, and with two tools: our sandbox, which TRL's users do not have, and a bare
 `python -I` per call, which is what they would write. "skipping" is Palestra as it ships: it
 leaves sequences without a gradient out of the forward pass; "palestra" forwards all, as TRL.
 
@@ -244,7 +243,7 @@ def parse() -> argparse.Namespace:
     add("--steps", type=int, default=3, help="measured steps of each side (%(default)s)")
     add("--episodes", choices=["alike", "varied"], default="alike", help="(%(default)s)")
     add("--threads", type=int, default=os.cpu_count(), help="TRL's torch threads (%(default)s)")
-    add("--our-threads", type=int, default=1, help="Palestra's torch threads (%(default)s)")
+    add("--our-threads", type=int, default=os.cpu_count(), help="Palestra's (%(default)s)")
     add("--max-tokens", type=int, help="bound of a completion (160; 400 for varied episodes)")
     add("--max-calls", type=int, help="bound of an episode's calls (2; 4 for varied episodes)")
     add("--lr", type=float, default=1e-6, help="learning rate (%(default)s)")
