@@ -72,6 +72,26 @@ def test_attention(dtype: Any, dim: int, groups: int, window: int | None, norm: 
 
 
 @compiled
+def test_attention_does_not_depend_on_the_batch() -> None:
+    """Few rows are shared out by their heads, many are not: to the bit the same."""
+    threads = torch.get_num_threads()
+    outs = []
+    try:
+        torch.set_num_threads(2)
+        for rows in (3, 8):
+            torch.manual_seed(0)
+            ops: Any = operators(True, torch.float32, 128, 3, None)
+            width = (ops.shape.heads + 2 * ops.shape.kv_heads) * 128
+            ops.cache.reserve(8, 96)
+            prompts = [Segment(row, 0, [0] * 90) for row in range(8)]
+            ops.prefill(prompts)(0, Layer(None), torch.randn(720, width))
+            outs.append(ops.decode([90] * rows)(0, Layer(None), torch.randn(8, width)[:rows])[:3])
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*outs)
+
+
+@compiled
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("rows", [1, 5, 300])
 def test_norm_and_swiglu(dtype: Any, rows: int) -> None:

@@ -8,14 +8,17 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+_HUGE = 2 << 20  # bytes
+
 
 class KVCache:
     """`data` is [layers, 2, rows, kv_heads, length, head_dim]: keys, then values.
 
     The length is a multiple of 32. With `dense` it follows the longest live row closely, because
     torch's products over slices of a longer cache are 2 to 6 times slower; each change copies
-    the cache. Otherwise it grows by half, and shrinks from long lengths only; in memory the
-    heads of a token lie together, and a CPU has it in huge pages, which it reads faster.
+    the cache. Otherwise, on a CPU with `kernels.cpp`, it grows by half, and shrinks from long
+    lengths only; the heads of a token lie together, and what is short is in huge pages, which
+    are read faster.
     """
 
     def __init__(
@@ -67,7 +70,8 @@ class KVCache:
         layers, _, _, heads, _, dim = self.data.shape
         size, kept = layers * 2 * rows * heads * length * dim, min(length, self.length)
         if self._spare.numel() < size:
-            self._spare = self._allocate(size + size // 4 if self._dense else size)
+            short = length * heads * dim * self.dtype.itemsize <= _HUGE
+            self._spare = self._allocate(size + size // 4 if self._dense else size, short)
         memory = self._spare[:size]
         if self._dense:
             data = memory.view(layers, 2, rows, heads, length, dim)
@@ -80,9 +84,12 @@ class KVCache:
         if not self._dense:  # it changes seldom, and twice the memory would be too much
             self._spare = memory.new_empty(0)
 
-    def _allocate(self, size: int) -> Tensor:
-        """Zeros, not garbage: a masked NaN in a value would still make the output NaN."""
-        if self._dense or size == 0:
+    def _allocate(self, size: int, short: bool) -> Tensor:
+        """Zeros, not garbage: a masked NaN in a value would still make the output NaN.
+
+        Rows of more than a huge page would hold a whole one for their first token.
+        """
+        if self._dense or not short or size == 0:
             return self.data.new_zeros(size)
         pages = mmap.mmap(-1, size * self.dtype.itemsize, flags=mmap.MAP_PRIVATE)
         with suppress(OSError):  # a kernel without them

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <omp.h>
 #include <utility>
 #include <vector>
 
@@ -18,7 +19,6 @@ namespace {
 
 constexpr int64_t CHUNK = 256;      // as in sampling.py
 constexpr int64_t SMALL = 1 << 14;  // elements not worth waking other threads for
-constexpr int64_t FEW = 4;         // tokens whose heads are shared out among threads
 #if defined(__AVX512F__)
 constexpr int LANES = 16;
 #elif defined(__AVX__)
@@ -170,13 +170,14 @@ inline Vec add_lanes(Vec* x) {
 
 // Working memory for the heads that a thread attends with: it stays, and is not cleared.
 struct Scratch {
+    int64_t stride;          // more than the capacity: powers of two would share a cache set
     float *queries, *sums;   // [heads, dim], [2, heads, dim]
     float *parts;            // [heads, LANES, LANES]
-    float *masses, *scores;  // [heads], [heads, capacity]
+    float *masses, *scores;  // [heads], [heads, stride]
 
-    Scratch(const Attention& a, int64_t heads) {
+    Scratch(const Attention& a, int64_t heads) : stride(a.capacity + LANES) {
         thread_local std::vector<float> memory;
-        size_t size = heads * (3 * a.dim + LANES * LANES + 1 + a.capacity);
+        size_t size = heads * (3 * a.dim + LANES * LANES + 1 + stride);
         if (memory.size() < size) memory.resize(size);
         queries = memory.data();
         sums = queries + heads * a.dim;
@@ -215,11 +216,11 @@ void attend(const Attention& a, const Scratch& s, const T* keys, const T* values
             Vec sum[LANES];
             UNROLL for (int p = 0; p < LANES; ++p)
                 sum[p] = load_vec(s.parts + (h * LANES + p) * LANES);
-            store_vec(s.scores + h * a.capacity + start, add_lanes(sum) * a.scale);
+            store_vec(s.scores + h * s.stride + start, add_lanes(sum) * a.scale);
         }
     }
     for (int64_t h = 0; h < heads; ++h) {
-        float *x = s.scores + h * a.capacity, top = maximum(x + first, last + 1 - first);
+        float *x = s.scores + h * s.stride, top = maximum(x + first, last + 1 - first);
         float mass = 0.0f;
         for (int64_t p = first; p <= last; ++p) mass += x[p] = exp_fast(x[p] - top);
         s.masses[h] = mass;
@@ -230,7 +231,7 @@ void attend(const Attention& a, const Scratch& s, const T* keys, const T* values
         for (int64_t h = 0, member = 0; h < heads; ++h) {
             // Two sums in turn: none waits for what was just added to the other.
             float* sum = s.sums + ((p & 1) * heads + h) * dim;
-            float weight = s.scores[h * a.capacity + p];
+            float weight = s.scores[h * s.stride + p];
             for (int64_t i = 0; i < whole; i += LANES)
                 store_vec(sum + i, load_vec(sum + i) + weight * load_vec(value + i));
             for (int64_t i = whole; i < dim; ++i) sum[i] += weight * load(value[i]);
@@ -249,23 +250,26 @@ void attend(const Attention& a, const Scratch& s, const T* keys, const T* values
 template <class T>
 void attention(const Attention& a, const T* qkv, T* keys, T* values, T* out) {
     int64_t groups = a.heads / a.kv_heads, width = (a.heads + 2 * a.kv_heads) * a.dim;
-    int64_t pairs = a.tokens * a.kv_heads;
+    int64_t pairs = a.tokens * a.kv_heads, work = 0;
+    for (int64_t token = 0; token < a.tokens; ++token) work += a.places[token] + 1;
+    bool parallel = work * a.kv_heads * a.dim > 4 * SMALL;
     // A thread takes a token with all its heads, unless there are too few of them to go around.
-    int64_t shares = a.tokens < FEW ? a.kv_heads : 1, heads = a.heads / shares;
+    bool few = parallel && a.tokens < 2 * omp_get_max_threads();
+    int64_t shares = few ? a.kv_heads : 1, heads = a.heads / shares;
     int64_t vectors = a.dim % LANES ? 0 : a.dim / LANES;
     auto* attend_to = vectors == 1   ? attend<1, T>
                       : vectors == 2 ? attend<2, T>
                       : vectors == 4 ? attend<4, T>
                       : vectors == 8 ? attend<8, T>
                                      : attend<0, T>;
-#pragma omp parallel if (pairs * a.dim > SMALL / 16)
+#pragma omp parallel if (parallel)
     {
         Scratch scratch(a, heads);
 #pragma omp for
         for (int64_t pair = 0; pair < pairs; ++pair)
             append(a, qkv + pair / a.kv_heads * width, pair / a.kv_heads, pair % a.kv_heads, keys,
                    values, scratch.queries);
-#pragma omp for schedule(dynamic, 2)
+#pragma omp for schedule(dynamic)
         for (int64_t item = 0; item < a.tokens * shares; ++item) {
             int64_t token = item / shares, head = item % shares * heads, last = a.places[token];
             int64_t first = a.window ? std::max<int64_t>(0, last + 1 - a.window) : 0;

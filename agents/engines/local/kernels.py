@@ -50,7 +50,7 @@ class AttentionCall(Structure):
 
 
 class Kernels:
-    """The compiled functions. All tensors must be contiguous and of a type in `dtypes`."""
+    """The compiled functions. Tensors are of a type in `dtypes`, and contiguous but for caches."""
 
     dtypes = frozenset(_TYPES)
 
