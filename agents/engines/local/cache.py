@@ -70,8 +70,13 @@ class KVCache:
         layers, _, _, heads, _, dim = self.data.shape
         size, kept = layers * 2 * rows * heads * length * dim, min(length, self.length)
         if self._spare.numel() < size:
-            short = length * heads * dim * self.dtype.itemsize <= _HUGE
-            self._spare = self._allocate(size + size // 4 if self._dense else size, short)
+            # Zeros, not garbage: a masked NaN in a value would still make the output NaN.
+            if self._dense:
+                self._spare = self.data.new_zeros(size + size // 4)
+            elif length * heads * dim * self.dtype.itemsize <= _HUGE:
+                self._spare = _in_huge_pages(size, self.dtype)
+            else:  # a row would hold a whole page for its first token
+                self._spare = self.data.new_zeros(size)
         memory = self._spare[:size]
         if self._dense:
             data = memory.view(layers, 2, rows, heads, length, dim)
@@ -83,18 +88,6 @@ class KVCache:
         self._spare, self._in_use = self._in_use, self._spare
         if not self._dense:  # it changes seldom, and twice the memory would be too much
             self._spare = memory.new_empty(0)
-
-    def _allocate(self, size: int, short: bool) -> Tensor:
-        """Zeros, not garbage: a masked NaN in a value would still make the output NaN.
-
-        Rows of more than a huge page would hold a whole one for their first token.
-        """
-        if self._dense or not short or size == 0:
-            return self.data.new_zeros(size)
-        pages = mmap.mmap(-1, size * self.dtype.itemsize, flags=mmap.MAP_PRIVATE)
-        with suppress(OSError):  # a kernel without them
-            pages.madvise(mmap.MADV_HUGEPAGE)
-        return torch.frombuffer(pages, dtype=self.dtype)
 
     def slots(self, rows: Tensor, positions: Tensor) -> Tensor:
         """Where tokens go in one layer's keys or values seen as [rows * kv_heads * length, D]."""
@@ -112,6 +105,14 @@ class KVCache:
     def write(self, row: int, data: Tensor) -> None:
         """Put `data` (shaped as `read` gives it) at the start of a row."""
         self.data[:, :, row, :, : data.shape[3]] = data
+
+
+def _in_huge_pages(size: int, dtype: torch.dtype) -> Tensor:
+    """Zeros in memory of their own, in huge pages where the kernel has them."""
+    pages = mmap.mmap(-1, size * dtype.itemsize, flags=mmap.MAP_PRIVATE)
+    with suppress(OSError):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=dtype)
 
 
 def _round_up(length: int) -> int:
