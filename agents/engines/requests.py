@@ -57,13 +57,14 @@ class StopStrings:
 
         Call it after every token. Where one token completes several, the first to end wins.
         """
-        if not self.stop or not self._may_end(token_ids[-1]):
+        if not self.stop or not self.may_end(token_ids[-1]):
             return None
         text = self.tokenizer.decode(token_ids[-self.tail :], skip_special_tokens=False)
         found = [(at + len(s), s) for s in self.stop if (at := text.find(s)) >= 0]
         return min(found)[1] if found else None
 
-    def _may_end(self, token: int) -> bool:
+    def may_end(self, token: int) -> bool:
+        """Whether a stop string could end in this token; False where none does."""
         if self._ends is None:
             return True
         piece = self._pieces.get(token)

@@ -102,6 +102,7 @@ def _serve(
         kills.close()
         sys.path[:] = config["site"] if "fs" in walls.missing else walls.layout.path
         child.prepare_streams()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the host ignores
         absent = _preload(walls, config["preload"])
         if walls.profile.processes:
             _let_programs_find_python()
@@ -128,9 +129,20 @@ def _preload(walls: Walls, names: list[str]) -> list[str]:
         privateroot.fresh_work_folder(WORK, _HOME_BYTES, _HOME_FILES)
     os.environ["HOME"] = tempfile.tempdir = walls.scratch or WORK
     absent = preload(names)
+    _rehearse_failure()
     tempfile.tempdir = None
     del os.environ["HOME"]
     return absent
+
+
+def _rehearse_failure() -> None:
+    """Once for all sessions: a traceback touches many pages, which few of them need."""
+    shown, nowhere = os.dup(2), os.open("/dev/null", os.O_RDWR)
+    os.dup2(nowhere, 2)
+    child.rehearse(0, "1 / 0")
+    os.dup2(shown, 2)
+    os.close(shown)
+    os.close(nowhere)
 
 
 def _let_programs_find_python() -> None:

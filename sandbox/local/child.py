@@ -30,6 +30,9 @@ _compile, _parse, _eval, _repr = compile, ast.parse, eval, repr
 _Expression, _Expr = ast.Expression, ast.Expr
 _TracebackException = traceback.TracebackException
 _cpu = time.process_time
+_ADMIN = 1 << kernel.CAP_SYS_ADMIN
+_raise_right = kernel.capabilities(effective=_ADMIN, permitted=_ADMIN)
+_lower_right = kernel.capabilities(effective=0, permitted=_ADMIN)
 _id_address = kernel.thread_id_address()
 _streams: list[io.TextIOWrapper] = []
 
@@ -37,9 +40,10 @@ _streams: list[io.TextIOWrapper] = []
 def prepare_streams() -> None:
     """Make `sys.stdout` and `sys.stderr` plain, line-buffered and impossible to fail on text.
 
-    Done once in the server: descriptors 1 and 2 are put in place after each fork, and
-    `sys.stdin` before each cell.
+    Done once in the zygote: descriptors 1 and 2 are put in place after each fork, and
+    `sys.stdin` before each cell that has input.
     """
+    Input.expect_none()
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         raw = io.FileIO(descriptor, "w", closefd=False)
         stream = io.TextIOWrapper(
@@ -149,10 +153,9 @@ def _copy_session() -> dict[str, Any]:
     here = os.getcwd()  # noqa: PTH109
     if _fork_copy():
         return {"id": 0, "error": None, "cpu": _cpu()}
-    admin = 1 << kernel.CAP_SYS_ADMIN
-    kernel.set_capabilities(effective=admin, permitted=admin)
+    _raise_right()
     kernel.unshare(kernel.CLONE_NEWNS)
-    kernel.set_capabilities(effective=0, permitted=admin)
+    _lower_right()
     os.chdir("/")  # out of the original's folder, which the server insists on
     os.setsid()
     os.chdir(here)
@@ -191,13 +194,12 @@ def _answer(message: dict[str, Any]) -> None:
         _write(CONTROL, piece)
 
 
-def rehearse(output_bytes: int) -> None:
+def rehearse(output_bytes: int, code: str = "print('', end='')\n0") -> None:
     """Go once through what a first call goes through, before there is a call."""
     namespace, stdin = _fresh_namespace(), Input(os.getcwd())  # noqa: PTH109
-    for code in ("print('', end='')\n0", "1 / 0"):
-        answer = _run(0, code, stdin, namespace, output_bytes)
-        for piece in wire.packets(answer):
-            wire.Assembler().feed(piece)
+    answer = _run(0, code, stdin, namespace, output_bytes)
+    for piece in wire.packets(answer):
+        wire.Assembler().feed(piece)
     linecache.cache.clear()
 
 

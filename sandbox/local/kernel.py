@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +17,7 @@ syscall = libc.syscall
 syscall.restype = ctypes.c_long
 _python = ctypes.PyDLL(None, use_errno=True)  # its calls keep the interpreter's lock
 _python.syscall.restype = ctypes.c_long
+libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
 
 _X86 = platform.machine() == "x86_64"
 SYS_PIVOT_ROOT = 155 if _X86 else 41
@@ -52,8 +54,7 @@ def pidfd_open(pid: int) -> int:
 
 def prctl(option: int, value: int = 0) -> int:
     """prctl(2) with one argument; raises OSError."""
-    zero = ctypes.c_ulong(0)
-    return check(libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero), f"prctl({option})")
+    return check(libc.prctl(option, value, 0, 0, 0), f"prctl({option})")
 
 
 def unshare(flags: int) -> None:
@@ -91,12 +92,20 @@ class _CapData(ctypes.Structure):
     _fields_ = [(f, ctypes.c_uint32) for f in ("effective", "permitted", "inheritable")]
 
 
-def set_capabilities(*, effective: int, permitted: int) -> None:
-    """Replace this thread's capability sets by two 64-bit masks; raises OSError."""
+def capabilities(*, effective: int, permitted: int) -> Callable[[], None]:
+    """What gives a thread these capability sets, two 64-bit masks, when called; raises OSError.
+
+    Made before a process is forked that will call it: making it takes ten times as much.
+    """
     halves = [((effective >> s) & 0xFFFFFFFF, (permitted >> s) & 0xFFFFFFFF, 0) for s in (0, 32)]
     header = _CapHeader(0x20080522, 0)
     data = (_CapData * 2)(*(_CapData(*half) for half in halves))
-    check(syscall(SYS_CAPSET, ctypes.byref(header), data), "capset")
+    where = ctypes.byref(header)
+
+    def give() -> None:
+        check(syscall(SYS_CAPSET, where, data), "capset")
+
+    return give
 
 
 def thread_id_address() -> int:
@@ -106,6 +115,16 @@ def thread_id_address() -> int:
         if os.confstr("CS_GNU_LIBC_VERSION"):
             prctl(PR_GET_TID_ADDRESS, ctypes.addressof(found))
     return found.value or 0
+
+
+def fork() -> int:
+    """fork(2) of a process with one thread, without Python's part in it; raises OSError.
+
+    Python's part (`os.fork`) puts right what other threads held or did and seeds `random`. Here
+    are no other threads, and a session's seed comes from the host. It would touch 150 pages, each
+    of which the kernel had to copy for every session.
+    """
+    return check(_python.fork(), "fork")
 
 
 def fork_beside(id_address: int) -> int:

@@ -44,15 +44,20 @@ class LockIn:
         self.ruleset = -1
         if not walls.scratch and "landlock" not in walls.missing:
             self.ruleset = landlock.narrow(execute=self.processes)
+        # Copying a session takes one mount namespace more: permitted, never effective in cells.
+        copying = not self.processes and "fork" not in walls.missing
+        self._keep_rights = kernel.capabilities(
+            effective=0, permitted=copying << kernel.CAP_SYS_ADMIN
+        )
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY) if self.processes else -1
 
     def fork(self) -> int:
         """fork(2); where programs may make processes, into a process namespace of its own."""
         if not self.processes:
-            return os.fork()
+            return kernel.fork()
         kernel.unshare(kernel.CLONE_NEWPID)
         try:
-            pid = os.fork()
+            pid = kernel.fork()
         except OSError:
             kernel.setns(self._own_pids, kernel.CLONE_NEWPID)
             raise
@@ -88,17 +93,12 @@ class LockIn:
         os.chdir(WORK)
 
     def _give_up_rights(self, limits: dict[str, Any]) -> None:
-        if not self.processes:
-            # Copying a session takes one mount namespace more: permitted, never effective in
-            # cells.
-            copying = "fork" not in self._walls.missing
-            kernel.set_capabilities(effective=0, permitted=copying << kernel.CAP_SYS_ADMIN)
-            return
-        # In a user namespace of its own the kernel counts this session's tasks alone; a limit
-        # set before it is made would count those of all sessions.
-        kernel.unshare(kernel.CLONE_NEWUSER)
-        resource.setrlimit(resource.RLIMIT_NPROC, (limits["tasks"], limits["tasks"]))
-        kernel.set_capabilities(effective=0, permitted=0)
+        if self.processes:
+            # In a user namespace of its own the kernel counts this session's tasks alone; a limit
+            # set before it is made would count those of all sessions.
+            kernel.unshare(kernel.CLONE_NEWUSER)
+            resource.setrlimit(resource.RLIMIT_NPROC, (limits["tasks"], limits["tasks"]))
+        self._keep_rights()
 
     def _install_filters(self, uplink: socket.socket) -> None:
         machine = seccomp.machine()

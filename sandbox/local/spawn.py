@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import fcntl
 import gc
 import os
@@ -14,6 +15,8 @@ from typing import Any, NoReturn
 from . import child, kernel
 from .lockin import LockIn
 
+# What `signal` wraps, and plain numbers: its enumerations touch 80 pages, copied for each session.
+_SIGCHLD, _SIGKILL = int(signal.SIGCHLD), int(signal.SIGKILL)
 UPLINK = 4  # where the listener is sent from, closed by `LockIn.confine`
 
 
@@ -28,7 +31,7 @@ def become_session(
     try:
         ruleset = _settle_in(uplink, handles, lock_in.ruleset)
         # Nobody waits for what a program cannot make; where it can, it does so itself.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL if lock_in.processes else signal.SIG_IGN)
+        _signal.signal(_SIGCHLD, _signal.SIG_DFL if lock_in.processes else _signal.SIG_IGN)
         lock_in.confine(limits, socket.socket(fileno=UPLINK), ruleset)
         if not handles:
             child.rehearse(limits["output_bytes"])
@@ -42,9 +45,8 @@ def become_session(
 
 def _settle_in(uplink: int, handles: Sequence[int], ruleset: int) -> int:
     """Signals as a program expects them, descriptors 0 to 4 and the ruleset, which is returned."""
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    _signal.set_wakeup_fd(-1)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, _SIGKILL)
     # Only spares write there, and gVisor has none: its devices in the private root are read-only.
     null = os.open("/dev/null", os.O_RDONLY if handles else os.O_RDWR)
     own, out, err = handles or (null, null, null)

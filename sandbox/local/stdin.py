@@ -19,15 +19,24 @@ _lseek, _unlink, _fstat = os.lseek, os.unlink, os.fstat
 _FileIO, _BufferedReader, _TextIOWrapper = io.FileIO, io.BufferedReader, io.TextIOWrapper
 
 
+_Empty = tuple[io.TextIOWrapper, tuple[int, int]]  # a stream, and which file it reads
+
+
 class Input:
     """Collects the bytes of the next cell's input and puts them in place of descriptor 0."""
+
+    _before: _Empty | None = None  # what a session begins with
+
+    @classmethod
+    def expect_none(cls) -> None:
+        """Make the standard input of sessions to come, whose first cells may have none."""
+        cls._before = _put_stream_in_place(), _identity(0)
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._file = -1
         self._failed: OSError | None = None
-        # Where the last cell had no input: its stream, and which file that was.
-        self._empty: tuple[io.TextIOWrapper, tuple[int, int]] | None = None
+        self._empty = self._before  # of the last cell, where it had no input
 
     def take(self, data: bytes) -> None:
         """More bytes; the first failure is kept for `put_in_place`."""
@@ -57,9 +66,7 @@ class Input:
         if taken:
             _dup2(taken, 0)
             _close(taken)
-        raw = _FileIO(0, closefd=False)
-        stream = _TextIOWrapper(_BufferedReader(raw), "utf-8", errors="surrogateescape")
-        sys.stdin = sys.__stdin__ = stream  # type: ignore[misc]
+        stream = _put_stream_in_place()
         if without:
             self._empty = stream, _identity(0)
         if failed is not None:
@@ -76,6 +83,13 @@ class Input:
             return not stream.closed and _identity(0) == null
         except (OSError, ValueError):  # closed, or detached
             return False
+
+
+def _put_stream_in_place() -> io.TextIOWrapper:
+    raw = _FileIO(0, closefd=False)
+    stream = _TextIOWrapper(_BufferedReader(raw), "utf-8", errors="surrogateescape")
+    sys.stdin = sys.__stdin__ = stream  # type: ignore[misc]
+    return stream
 
 
 def _identity(handle: int) -> tuple[int, int]:

@@ -64,13 +64,14 @@ class Zygote:
         data, handles, _, _ = socket.recv_fds(self._requests, wire.CHUNK, 3)
         if not data:
             return False
+        limits = json.loads(data)  # here, and not once more in every session
         try:
             pid = self._lock_in.fork()
         except OSError as error:
             answer: dict[str, Any] = {"error": f"fork: {error}"}
         else:
             if pid == 0:
-                become_session(self._lock_in, json.loads(data), self._uplink.fileno(), handles)
+                become_session(self._lock_in, limits, self._uplink.fileno(), handles)
             answer = {"pid": pid}
         for handle in handles:
             os.close(handle)

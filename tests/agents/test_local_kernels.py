@@ -55,7 +55,7 @@ def attend_in_three_steps(ops: Any, dtype: Any, norm: bool) -> Any:
     more = [Segment(2, 33, [0] * 5), Segment(0, 20, [0] * 7)]
     outs = [ops.prefill(first)(0, layer, torch.randn(56, width).to(dtype))]
     outs.append(ops.prefill(more)(0, layer, torch.randn(12, width).to(dtype)))
-    outs.append(ops.decode([27, 3, 38])(0, layer, torch.randn(3, width).to(dtype)))
+    outs.append(ops.decode(torch.tensor([27, 3, 38]))(0, layer, torch.randn(3, width).to(dtype)))
     return torch.cat(outs).float()
 
 
@@ -85,7 +85,11 @@ def test_attention_does_not_depend_on_the_batch() -> None:
             ops.cache.reserve(8, 96)
             prompts = [Segment(row, 0, [0] * 90) for row in range(8)]
             ops.prefill(prompts)(0, Layer(None), torch.randn(720, width))
-            outs.append(ops.decode([90] * rows)(0, Layer(None), torch.randn(8, width)[:rows])[:3])
+            outs.append(
+                ops.decode(torch.tensor([90] * rows))(0, Layer(None), torch.randn(8, width)[:rows])[
+                    :3
+                ]
+            )
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*outs)

@@ -47,7 +47,7 @@ child._copy_session_or_why = evil
 """
 TWICE = """
     admin = 1 << 21
-    child.kernel.set_capabilities(effective=admin, permitted=admin)
+    child.kernel.capabilities(effective=admin, permitted=admin)()
     child.kernel.fork_beside(child._id_address)
     os._exit(0)
 child._copy_session_or_why = evil

@@ -32,8 +32,11 @@ class Backend(Protocol):
         """Run segments; the states [S, *] after each, or of all their tokens with `every`."""
         ...
 
-    def decode(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
-        """Run one token in each of rows 0 .. N-1; the states [N, *]."""
+    def decode(self, tokens: Tensor, places: Tensor, longest: int) -> Tensor:
+        """Run one token in each of rows 0 .. N-1; the states [N, *].
+
+        Tokens and their places in the rows are [N] int64; `longest` is the last of the places.
+        """
         ...
 
     def score(self, states: Tensor, inverse_temperature: Tensor | None) -> Scores:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .backend import Segment
 from .cache import KVCache
@@ -79,9 +80,9 @@ class Decoder:
         tiles = (head(states) for head in self.weights.head)
         return self.scorer(tiles, states, inverse_temperature)
 
-    def decode(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
-        self.cache.fit(len(tokens), max(positions) + 1)
-        return self._forward(tokens, self.operators.decode(positions))
+    def decode(self, tokens: Tensor, places: Tensor, longest: int) -> Tensor:
+        self.cache.fit(len(tokens), longest + 1)
+        return self._forward(tokens, self.operators.decode(places))
 
     def prefill(self, segments: Sequence[Segment], *, every: bool = False) -> Tensor:
         outputs: list[Tensor] = []
@@ -99,13 +100,13 @@ class Decoder:
     def _prefill_batch(self, batch: Sequence[Segment]) -> Tensor:
         end = max(s.start + len(s.tokens) for s in batch)
         self.cache.reserve(max(s.row for s in batch) + 1, end + 1)
-        tokens = [t for s in batch for t in s.tokens]
+        tokens = torch.tensor([t for s in batch for t in s.tokens], device=self.device)
         return self._forward(tokens, self.operators.prefill(batch))
 
-    def _forward(self, tokens: Sequence[int], attend: Attend) -> Tensor:
+    def _forward(self, tokens: Tensor, attend: Attend) -> Tensor:
         """Final hidden states [N, H] of N tokens."""
         norm, swiglu = self.operators.norm, self.operators.swiglu
-        x = self.weights.embedding[torch.tensor(tokens, device=self.device)]
+        x = F.embedding(tokens, self.weights.embedding)
         for number, layer in enumerate(self.weights.layers):
             qkv = layer.qkv(norm(x, layer.attention_norm))
             x = layer.output(attend(number, layer, qkv), x)

@@ -19,10 +19,11 @@ from ..base import ContextOverflow, Engine, EngineError, SamplingParams, Tokeniz
 from ..loading import load_model
 from ..requests import StopStrings, token_budget
 from .backend import Backend, Segment
+from .batch import Request
 from .decoder import Decoder
 from .generic import GenericBackend
 from .prefix import PrefixCache
-from .scheduler import Request, Scheduler, resolve
+from .scheduler import Scheduler, resolve
 from .threads import release_threads
 from .weights import is_supported
 

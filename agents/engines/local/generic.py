@@ -43,8 +43,8 @@ class GenericBackend:
         outputs = [self._run(s.row, s.start, s.tokens, every) for s in segments]
         return torch.cat(outputs)
 
-    def decode(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
-        pairs = enumerate(zip(tokens, positions, strict=True))
+    def decode(self, tokens: Tensor, places: Tensor, longest: int) -> Tensor:
+        pairs = enumerate(zip(tokens.tolist(), places.tolist(), strict=True))
         return torch.cat([self._run(row, at, [token], False) for row, (token, at) in pairs])
 
     def _run(self, row: int, start: int, tokens: Sequence[int], every: bool) -> Tensor:

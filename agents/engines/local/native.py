@@ -30,17 +30,18 @@ class NativeOperators(TorchOperators):
     def swiglu(self, gate_up: Tensor) -> Tensor:
         return self.kernels.swiglu(gate_up)
 
-    def decode(self, places: Sequence[int]) -> Attend:
-        return self._attend(range(len(places)), places)
+    def decode(self, places: Tensor) -> Attend:
+        return self._attend(torch.arange(len(places)), places)
 
     def prefill(self, segments: Sequence[Segment]) -> Attend:
         if max(s.start + len(s.tokens) for s in segments) > _SHORT:
             return super().prefill(segments)
         rows = [s.row for s in segments for _ in s.tokens]
-        return self._attend(rows, [s.start + i for s in segments for i in range(len(s.tokens))])
+        places = [s.start + i for s in segments for i in range(len(s.tokens))]
+        return self._attend(torch.tensor(rows), torch.tensor(places))
 
-    def _attend(self, rows: Sequence[int], places: Sequence[int]) -> Attend:
-        shape, where = self.shape, torch.tensor((rows, places))
+    def _attend(self, rows: Tensor, places: Tensor) -> Attend:
+        shape = self.shape
         call = AttentionCall(
             tokens=len(places),
             heads=shape.heads,
@@ -49,13 +50,13 @@ class NativeOperators(TorchOperators):
             capacity=self.cache.length,
             scale=shape.scale,
             eps=shape.eps,
-            rows=where[0].data_ptr(),
-            places=where[1].data_ptr(),
+            rows=rows.data_ptr(),
+            places=places.data_ptr(),
             rotation=self.rotation.data_ptr(),
         )
 
         def attend(number: int, layer: Layer, qkv: Tensor) -> Tensor:
-            assert len(where) == 2  # it must live as long as the call points to it
+            assert len(rows) == len(places)  # they must live as long as the call points to them
             call.window = shape.windows[number] or 0
             call.qk_norm = None if layer.qk_norm is None else layer.qk_norm.data_ptr()
             return self.kernels.attention(call, qkv, *self.cache.layers[number])

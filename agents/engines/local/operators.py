@@ -32,8 +32,8 @@ class Operators(Protocol):
         """silu(gate) * up of [N, 2 * width]: [N, width]."""
         ...
 
-    def decode(self, places: Sequence[int]) -> Attend:
-        """Attention for one token in each of rows 0 .. N-1, at `places` of its row."""
+    def decode(self, places: Tensor) -> Attend:
+        """Attention for one token in each of rows 0 .. N-1, at `places` [N] of its row."""
         ...
 
     def prefill(self, segments: Sequence[Segment]) -> Attend:
@@ -65,12 +65,11 @@ class TorchOperators:
         gate, up = gate_up.chunk(2, -1)
         return F.silu(gate).mul_(up)
 
-    def decode(self, places: Sequence[int]) -> Attend:
-        at = torch.tensor(places, device=self.device)
+    def decode(self, places: Tensor) -> Attend:
         rows = torch.arange(len(places), device=self.device)
-        slots = self.cache.slots(rows, at)
-        rotation = self.rotation[at].unsqueeze(1)
-        masks = {w: self._decode_mask(at, w) for w in set(self.shape.windows)}
+        slots = self.cache.slots(rows, places)
+        rotation = self.rotation[places].unsqueeze(1)
+        masks = {w: self._decode_mask(places, w) for w in set(self.shape.windows)}
 
         def attend(number: int, layer: Layer, qkv: Tensor) -> Tensor:
             query, key, value = self._split(layer, qkv, rotation)

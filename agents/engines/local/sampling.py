@@ -13,11 +13,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from .kernels import Kernels, load_kernels
 
+Floats = npt.NDArray[np.float64]
 CHUNK = 256
 _NEVER = -1e30  # a finite stand-in for -inf: a chunk of nothing else must not give NaN
 TILE = 8192  # tokens of the vocabulary; with 64 rows of float32 logits, 2 MiB
@@ -107,14 +109,13 @@ def _chunk_mass(logits: Tensor) -> Tensor:
     return first - torch.log_softmax(chunks, -1)[..., 0]
 
 
-def uniforms(seed: int, count: int) -> list[float]:
+def uniforms(seed: int, count: int) -> Floats:
     """The uniform numbers behind the tokens of one request: entry t depends on (seed, t) only.
 
     Philox 4x64 is counter-based (Salmon et al. 2011): a longer stream starts with a shorter one.
     """
     generator = np.random.Generator(np.random.Philox(key=seed % 2**64))
-    values: list[float] = generator.random(count).tolist()
-    return values
+    return generator.random(count)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Synchronous and single-threaded; `engine.LocalEngine` drives it from its worker 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,73 +15,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ....envs.types import Completion, FinishReason
-from ..base import SamplingParams
-from ..requests import StopStrings
 from .backend import Backend, Segment
+from .batch import Batch, Request
 from .prefix import Key, PrefixCache
-from .sampling import Scores, Truncation, sample, uniforms
+from .sampling import uniforms
 
 T = TypeVar("T")
-Finish = tuple[FinishReason, str | None]
 _WAVE_TOKENS = 4096  # prompt tokens prefilled between two decode steps
-
-
-@dataclass(eq=False, slots=True)
-class Request:
-    """One call of `generate` and what has come of it so far."""
-
-    prompt: tuple[int, ...]
-    params: SamplingParams
-    limit: int  # tokens to sample at most, cut to the context
-    ends: frozenset[int]  # tokens that end a turn
-    stops: StopStrings
-    episode: object = None  # the live episode that asks, if one does
-    future: Future[Completion] = field(default_factory=Future)
-    submitted: float = field(default_factory=time.perf_counter)
-    started: float = 0.0
-    first_token: float = 0.0
-    cached: int = 0
-    version: int = 0
-    uniforms: list[float] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-
-    @property
-    def order(self) -> tuple[bool, int, tuple[int, ...]]:
-        """Where the request stands among those that wait, whatever the time it came."""
-        seed = self.params.seed
-        return seed is None, seed or 0, self.prompt
-
-    @property
-    def length(self) -> int:
-        """Tokens whose keys and values are in the cache: all but the newest."""
-        return len(self.prompt) + len(self.tokens) - 1
-
-    def add(self, token: int, logprob: float) -> Finish | None:
-        """Take over a sampled token; what ended the completion, if it did."""
-        self.tokens.append(token)
-        self.logprobs.append(logprob)
-        if token in self.ends:
-            return FinishReason.STOP, None
-        if self.stops.stop and (found := self.stops.match(self.tokens)) is not None:
-            return FinishReason.STOP_STRING, found
-        return (FinishReason.LENGTH, None) if len(self.tokens) >= self.limit else None
-
-    def completion(self, finish: Finish) -> Completion:
-        reason, stop = finish
-        return Completion(
-            token_ids=tuple(self.tokens),
-            logprobs=tuple(self.logprobs),
-            finish_reason=reason,
-            stop=stop,
-            policy_version=self.version,
-            prompt_tokens=len(self.prompt),
-            cached_tokens=self.cached,
-            queue_s=self.started - self.submitted,
-            prefill_s=self.first_token - self.started,
-            decode_s=time.perf_counter() - self.first_token,
-        )
 
 
 @dataclass(slots=True)
@@ -117,7 +57,7 @@ class Scheduler:
         self.active: list[Request] = []
         self._seed = seed
         self._unseeded = 0
-        self._batch: _Batch | None = None
+        self._batch: Batch | None = None
 
     @property
     def idle(self) -> bool:
@@ -196,6 +136,7 @@ class Scheduler:
     def _prefill(self, wave: _Wave) -> None:
         if not wave.leaders:
             return
+        self._part()
         states = self.backend.prefill(wave.segments)
         self.active += wave.leaders
         picks = list(range(len(wave.leaders)))
@@ -207,11 +148,10 @@ class Scheduler:
             picks.append(leader)
         for segment, request in zip(wave.segments, wave.leaders, strict=True):
             self._store(segment.row, request.prompt)
-        self._batch = None
         fresh = [*wave.leaders, *(request for request, _ in wave.followers)]
         for request in fresh:
             self._start(request)
-        self._sample(fresh, states[torch.tensor(picks, device=self.device)])
+        self._sample(Batch(fresh, self.device), states[torch.tensor(picks, device=self.device)])
 
     def _start(self, request: Request) -> None:
         request.version = self.version
@@ -227,73 +167,40 @@ class Scheduler:
             self.prefix.store(tokens, partial(self.backend.read, row))
 
     def _decode(self) -> None:
-        tokens = [r.tokens[-1] for r in self.active]
-        states = self.backend.decode(tokens, [r.length for r in self.active])
-        self._sample(self.active, states)
-
-    def _sample(self, requests: Sequence[Request], states: Tensor) -> None:
         batch = self._batch
-        if batch is None or batch.requests is not requests:
-            batch = _Batch.of(requests, self.device)
-            self._batch = batch if requests is self.active else None
-        scores = self.backend.score(states, batch.inverse_temperature)
-        tokens, logprobs = batch.sample(scores)
-        now = time.perf_counter()
-        finished: list[tuple[Request, Finish]] = []
-        for request, token, logprob in zip(requests, tokens, logprobs, strict=True):
-            if not request.tokens:
-                request.first_token = now
-            finish = request.add(token, logprob)
-            if finish is not None:
-                finished.append((request, finish))
+        if batch is None:
+            batch = self._batch = Batch(tuple(self.active), self.device)
+        states = self.backend.decode(batch.newest, batch.places, batch.longest)
+        self._sample(batch, states)
+
+    def _sample(self, batch: Batch, states: Tensor) -> None:
+        finished = batch.add(self.backend.score(states, batch.inverse_temperature))
+        if batch is not self._batch:
+            batch.hand_over()
         self._remove([request for request, _ in finished])
         for request, finish in finished:
             resolve(request.future, request.completion(finish))
 
-    def _remove(self, requests: Iterable[Request]) -> None:
-        """Park the rows in the prefix cache and close the gaps with rows from the end."""
-        for request in requests:
+    def _part(self) -> None:
+        """The active requests will be others: give them what they have been waiting for."""
+        if self._batch is not None:
+            self._batch.hand_over()
+            self._batch = None
+
+    def _remove(self, requests: Sequence[Request]) -> None:
+        """Park the rows in the prefix cache and close the gaps with rows from the end.
+
+        `requests` are in the order of their rows: from the last one on, none of them is moved.
+        """
+        if requests:
+            self._part()
+        for request in reversed(requests):
             row = self.active.index(request)
             self._store(row, (*request.prompt, *request.tokens[:-1]))
             last = self.active.pop()
             if last is not request:
                 self.backend.move(len(self.active), row, last.length)
                 self.active[row] = last
-            self._batch = None
-
-
-@dataclass(slots=True)
-class _Batch:
-    """What sampling needs from the active requests; rebuilt only when they change."""
-
-    requests: Sequence[Request]
-    inverse_temperature: Tensor | None
-    device: torch.device
-    greedy: Tensor | None
-    truncations: list[Truncation]
-
-    @classmethod
-    def of(cls, requests: Sequence[Request], device: torch.device) -> _Batch:
-        params = [r.params for r in requests]
-        inverse = [1.0 / (p.temperature or 1.0) for p in params]
-        greedy = [p.temperature == 0 for p in params]
-        cuts = [
-            Truncation(row, p.top_k, p.top_p)
-            for row, p in enumerate(params)
-            if p.truncated and p.temperature > 0
-        ]
-        chosen = torch.tensor(greedy, device=device) if any(greedy) else None
-        plain = all(i == 1.0 for i in inverse)
-        scale = None if plain else torch.tensor(inverse, dtype=torch.float32, device=device)
-        return cls(requests, scale, device, chosen, cuts)
-
-    def sample(self, scores: Scores) -> tuple[list[int], list[float]]:
-        numbers = [r.uniforms[len(r.tokens)] if r.uniforms else 0.0 for r in self.requests]
-        uniform = torch.tensor(numbers, dtype=torch.float64, device=self.device)
-        tokens, logprobs = sample(scores, uniform, self.greedy, self.truncations)
-        ids: list[int] = tokens.tolist()
-        values: list[float] = logprobs.tolist()
-        return ids, values
 
 
 def resolve(future: Future[T], outcome: T | Exception) -> None:

@@ -244,7 +244,7 @@ def parse() -> argparse.Namespace:
     add("--episodes", choices=["alike", "varied"], default="alike", help="(%(default)s)")
     add("--threads", type=int, default=os.cpu_count(), help="TRL's torch threads (%(default)s)")
     add("--our-threads", type=int, default=os.cpu_count(), help="Palestra's (%(default)s)")
-    add("--max-tokens", type=int, help="bound of a completion (160; 400 for varied episodes)")
+    add("--max-tokens", type=int, help="bound of a completion (120; 400 for varied episodes)")
     add("--max-calls", type=int, help="bound of an episode's calls (2; 4 for varied episodes)")
     add("--lr", type=float, default=1e-6, help="learning rate (%(default)s)")
     add(
@@ -265,7 +265,7 @@ def parse() -> argparse.Namespace:
     add("--json", help="write every step's figures to this file")
     args = parser.parse_args()
     alike = args.episodes == "alike"
-    args.max_tokens = args.max_tokens or (160 if alike else 400)
+    args.max_tokens = args.max_tokens or (120 if alike else 400)
     args.max_calls = args.max_calls or (2 if alike else 4)
     return args
 
