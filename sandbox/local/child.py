@@ -148,8 +148,6 @@ def _copy_session() -> dict[str, Any]:
     The answer is for the original; the copy has no call to answer and gets an empty one.
     """
     _flush()
-    # Python reseeds `random` in every forked child: a copy shall draw the same numbers.
-    state = sys.modules["random"].getstate() if "random" in sys.modules else None
     here = os.getcwd()  # noqa: PTH109
     if _fork_copy():
         return {"id": 0, "error": None, "cpu": _cpu()}
@@ -159,8 +157,6 @@ def _copy_session() -> dict[str, Any]:
     os.chdir("/")  # out of the original's folder, which the server insists on
     os.setsid()
     os.chdir(here)
-    if state is not None:
-        sys.modules["random"].setstate(state)
     return {}
 
 
@@ -170,11 +166,15 @@ def _fork_copy() -> bool:
         return kernel.fork_beside(_id_address) > 0
     except OSError:  # not possible here, or there are threads
         pass
+    # Python reseeds `random` in every child it forks: a copy shall draw the same numbers.
+    state = sys.modules["random"].getstate() if "random" in sys.modules else None
     if os.fork():
         return True
     if os.fork():
         while True:  # the middle process; the server ends it
             time.sleep(1000)
+    if state is not None:
+        sys.modules["random"].setstate(state)
     return False
 
 

@@ -128,9 +128,9 @@ def fork() -> int:
 
 
 def fork_beside(id_address: int) -> int:
-    """fork(2) into a child of our own parent's; Python's part in it as in `os.fork`.
+    """fork(2) into a child of our own parent's, without Python's part in it (see `fork`).
 
-    The C library takes no part, so that the caller must be the process' only thread.
+    The C library takes no part either. The caller must be the process' only thread.
 
     Raises:
         OSError: the kernel refuses, or there is no `id_address` (see `thread_id_address`).
@@ -140,13 +140,7 @@ def fork_beside(id_address: int) -> int:
     where, zero = ctypes.c_void_p(id_address), ctypes.c_long(0)
     last = (where, zero) if _X86 else (zero, where)  # the two machines' orders
     flags = ctypes.c_long(CLONE_PARENT | CLONE_IDS | signal.SIGCHLD)
-    ctypes.pythonapi.PyOS_BeforeFork()
-    pid = int(_python.syscall(SYS_CLONE, flags, zero, zero, *last))
-    if pid == 0:
-        ctypes.pythonapi.PyOS_AfterFork_Child()
-    else:
-        ctypes.pythonapi.PyOS_AfterFork_Parent()
-    return check(pid, "clone")
+    return check(int(_python.syscall(SYS_CLONE, flags, zero, zero, *last)), "clone")
 
 
 def tee(source: int, target: int, size: int) -> int:

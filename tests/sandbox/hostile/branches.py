@@ -13,12 +13,17 @@ from palestra.sandbox import ProgramFault, Sandbox, Session, Status
 from .scenes import FORK, SCENES, Play, Scene, good, run, scene
 from .witness import Witness
 
+# Hooks are called where a thread makes a copy take Python's own fork.
+_THREAD = (
+    "import os, threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+)
+
 # What a program can do to its own copies. None of it may cost it the session, or anybody else's.
 SPOILERS = {
-    "hook that never ends before": "import os\nos.register_at_fork(before=lambda: __import__('time').sleep(99))",
-    "hook that never ends in the copy": "import os\ndef spin():\n    while True: pass\nos.register_at_fork(after_in_child=spin)",
-    "hook that raises": "import os\nos.register_at_fork(before=lambda: 1 / 0, after_in_child=lambda: 1 / 0)",
-    "hook that exits": "import os\nos.register_at_fork(after_in_child=lambda: os._exit(0))",
+    "hook that never ends before": _THREAD + "os.register_at_fork(before=lambda: __import__('time').sleep(99))",
+    "hook that never ends in the copy": _THREAD + "def spin():\n    while True: pass\nos.register_at_fork(after_in_child=spin)",
+    "hook that raises": _THREAD + "os.register_at_fork(before=lambda: 1 / 0, after_in_child=lambda: 1 / 0)",
+    "hook that exits": _THREAD + "os.register_at_fork(after_in_child=lambda: os._exit(0))",
     "memory that is not copied": "import ctypes\nctypes.CDLL(None).madvise(ctypes.c_void_p(id(0) & ~0xfffff), ctypes.c_long(1 << 20), 10)",
     "no descriptors": "import os\ntry:\n    while True: os.dup(0)\nexcept OSError: pass",
     "no space": "try:\n    f = open('f', 'wb', 0)\n    while True: f.write(bytes(1 << 20))\nexcept OSError: pass",
