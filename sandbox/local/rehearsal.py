@@ -8,6 +8,7 @@ What sympy remembers of results stays, too: it is the same for every session.
 from __future__ import annotations
 
 import importlib
+import os
 from contextlib import suppress
 
 PYTHON = """
@@ -84,8 +85,21 @@ PROGRAMS = {
 }
 
 
+# Results that sympy remembers of each function. Of its own default, 1000, the rehearsal leaves
+# nothing free: every session would begin with throwing results away, all over our memory.
+_REMEMBERED = {"SYMPY_CACHE_SIZE": "10000"}
+
+
 def preload(names: list[str]) -> list[str]:
     """Import and rehearse; the names that are not installed."""
+    os.environ.update(_REMEMBERED)
+    absent = _preload(names)
+    for name in _REMEMBERED:
+        del os.environ[name]
+    return absent
+
+
+def _preload(names: list[str]) -> list[str]:
     absent = []
     for name in names:
         try:
