@@ -4,7 +4,9 @@ First table: whole steps. A batch of groups is sampled with the Python tool (cal
 answer), graded, learnt from, and the weights handed to the sampler. Same model, prompts,
 sandbox, sampling temperature, learning rate and loss; the two sides sample for themselves,
 from a model sharp enough for lengths to agree. Episodes are of two kinds (`prepare.py`): all
-alike with one call, which spares TRL padding and lock step, or varied as in practice. Both sides
+alike with one call, which spares TRL padding and lock step, or varied as in practice. Alike
+ones are sampled at temperature 0.5: at 1, one in a hundred calls is malformed, which ends TRL's
+episode and makes Palestra ask again, and then the lengths do not agree. Both sides
 get a thread per core, which is the default of both and the faster setting. Steps alternate
 between the sides, each in a process of its own that waits while the other works. TRL is measured
 in every variant named, and with two tools: our sandbox, which TRL's users do not have, and a bare
@@ -35,7 +37,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[2]
-LENGTHS = ("prompt", "completion", "sampled")
+LENGTHS = ("prompt", "completion", "sampled", "longest")
 COSTS = ("wall_s", "cpu_s", "own_cpu_s", "peak_mb", "added_mb")
 TOLERANCE = 0.10
 Steps = list[dict[str, Any]]
@@ -107,6 +109,7 @@ def commands(args: argparse.Namespace, work: Path) -> dict[str, list[str]]:
         "--max-calls": args.max_calls,
         "--max-tokens": args.max_tokens,
         "--lr": args.lr,
+        "--temperature": args.temperature,
     }
     flat = [str(x) for pair in common.items() for x in pair]
     ours = [sys.executable, str(HERE / "ours.py"), *flat, "--threads", str(args.our_threads)]
@@ -198,7 +201,8 @@ def full_step(args: argparse.Namespace, work: Path) -> list[str]:
     parameters = json.loads((work / args.episodes / "ready.json").read_text())["parameters"]
     print(
         f"\nOne GRPO step: {args.prompts} prompts x {args.size}, episodes {args.episodes}, "
-        f"{parameters} parameters, threads: TRL {args.threads}, Palestra {args.our_threads}; "
+        f"{parameters} parameters, temperature {args.temperature}, "
+        f"threads: TRL {args.threads}, Palestra {args.our_threads}; "
         f"median of {args.steps} steps after one of warm-up"
     )
     print_table(results)
@@ -244,7 +248,8 @@ def parse() -> argparse.Namespace:
     add("--episodes", choices=["alike", "varied"], default="alike", help="(%(default)s)")
     add("--threads", type=int, default=os.cpu_count(), help="TRL's torch threads (%(default)s)")
     add("--our-threads", type=int, default=os.cpu_count(), help="Palestra's (%(default)s)")
-    add("--max-tokens", type=int, help="bound of a completion (120; 400 for varied episodes)")
+    add("--max-tokens", type=int, help="bound of a completion (160; 400 for varied episodes)")
+    add("--temperature", type=float, help="of sampling (0.5; 1 for varied episodes)")
     add("--max-calls", type=int, help="bound of an episode's calls (2; 4 for varied episodes)")
     add("--lr", type=float, default=1e-6, help="learning rate (%(default)s)")
     add(
@@ -265,7 +270,8 @@ def parse() -> argparse.Namespace:
     add("--json", help="write every step's figures to this file")
     args = parser.parse_args()
     alike = args.episodes == "alike"
-    args.max_tokens = args.max_tokens or (120 if alike else 400)
+    args.max_tokens = args.max_tokens or (160 if alike else 400)
+    args.temperature = args.temperature or (0.5 if alike else 1.0)
     args.max_calls = args.max_calls or (2 if alike else 4)
     return args
 

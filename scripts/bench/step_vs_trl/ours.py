@@ -40,7 +40,7 @@ def configure(args: argparse.Namespace, tasks: list[Task]) -> TrainConfig:
         learner=LearnerConfig(
             lr=args.lr, device="cpu", skip_zero_advantage=args.skip_zero_advantage
         ),
-        sampling=SamplingConfig(max_tokens=args.max_tokens),
+        sampling=SamplingConfig(args.temperature, args.max_tokens),
         eval=EvalConfig(tasks=1),
         prompts_per_step=len(tasks),
         group_size=args.size,
@@ -98,7 +98,8 @@ def main() -> None:
         parser.add_argument(name, required=True)
     for name in ("--size", "--threads", "--max-calls", "--max-tokens"):
         parser.add_argument(name, type=int, required=True)
-    parser.add_argument("--lr", type=float, required=True)
+    for name in ("--lr", "--temperature"):
+        parser.add_argument(name, type=float, required=True)
     parser.add_argument("--skip-zero-advantage", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

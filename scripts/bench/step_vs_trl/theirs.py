@@ -169,6 +169,7 @@ def build(args: argparse.Namespace, meter: Meter, folder: str) -> GRPOTrainer:
             model_init_kwargs={"dtype": "float32"},
             per_device_train_batch_size=len(rows) * args.size,
             num_generations=args.size,
+            temperature=args.temperature,
             max_completion_length=args.max_tokens,
             max_tool_calling_iterations=args.max_calls,
             max_steps=args.steps,
@@ -197,7 +198,8 @@ def main() -> None:
         parser.add_argument(name, required=True)
     for name in ("--size", "--threads", "--max-calls", "--max-tokens", "--steps"):
         parser.add_argument(name, type=int, required=True)
-    parser.add_argument("--lr", type=float, required=True)
+    for name in ("--lr", "--temperature"):
+        parser.add_argument(name, type=float, required=True)
     parser.add_argument("--variant", choices=list(VARIANTS), required=True)
     parser.add_argument("--tool", choices=list(ENVIRONMENTS), required=True)
     args = parser.parse_args()
