@@ -106,8 +106,8 @@ def _serve(
         absent = _preload(walls, config["preload"])
         if walls.profile.processes:
             _let_programs_find_python()
-        lock_in = LockIn(walls, _virtual_bytes())
         memory.settle()
+        lock_in = LockIn(walls, _virtual_bytes())
         if "fs" not in walls.missing:
             privateroot.part_with_proc()
         _send(control, ready=True, missing=walls.missing, absent=absent)
@@ -137,12 +137,12 @@ def _preload(walls: Walls, names: list[str]) -> list[str]:
 
 def _rehearse_failure() -> None:
     """Once for all sessions: a traceback touches many pages, which few of them need."""
-    shown, nowhere = os.dup(2), os.open("/dev/null", os.O_RDWR)
-    os.dup2(nowhere, 2)
+    shown, unread = os.dup(2), os.pipe()  # gVisor has no null device to write to here
+    os.dup2(unread[1], 2)
     child.rehearse(0, "1 / 0")
     os.dup2(shown, 2)
-    os.close(shown)
-    os.close(nowhere)
+    for descriptor in (shown, *unread):
+        os.close(descriptor)
 
 
 def _let_programs_find_python() -> None:

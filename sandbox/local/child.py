@@ -40,8 +40,8 @@ _streams: list[io.TextIOWrapper] = []
 def prepare_streams() -> None:
     """Make `sys.stdout` and `sys.stderr` plain, line-buffered and impossible to fail on text.
 
-    Done once in the zygote: descriptors 1 and 2 are put in place after each fork, and
-    `sys.stdin` before each cell that has input.
+    Done once in the zygote: descriptors 1 and 2 are put in place after each fork, and another
+    `sys.stdin` before each cell that has input, or that follows one.
     """
     Input.expect_none()
     for descriptor, name in ((1, "stdout"), (2, "stderr")):

@@ -87,4 +87,4 @@ def _object_of(size: int) -> object:
         return object()
     if size == sys.getsizeof(0j):
         return complex(size)
-    return bytes(size - sys.getsizeof(b""))
+    return bytes(max(0, size - sys.getsizeof(b"")))

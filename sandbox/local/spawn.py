@@ -48,8 +48,8 @@ def _settle_in(uplink: int, handles: Sequence[int], ruleset: int) -> int:
     _signal.set_wakeup_fd(-1)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, _SIGKILL)
     # Only spares write there, and gVisor has none: its devices in the private root are read-only.
-    null = os.open("/dev/null", os.O_RDONLY if handles else os.O_RDWR)
-    own, out, err = handles or (null, null, null)
+    own, out, err = handles or [os.open("/dev/null", os.O_RDWR)] * 3
+    null = os.open("/dev/null", os.O_RDONLY)
     wanted = [null, out, err, own, uplink, *([ruleset] if ruleset >= 0 else [])]
     # Move everything out of the way before putting it in its place.
     for target, source in enumerate([fcntl.fcntl(fd, fcntl.F_DUPFD, 16) for fd in wanted]):

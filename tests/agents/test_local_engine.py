@@ -62,6 +62,47 @@ def test_sampled_logprobs_and_scores_equal_a_full_forward(arch: str) -> None:
     run(work())
 
 
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_torchs_default_type_changes_nothing(default: torch.dtype) -> None:
+    """Another thread may set it at any time: loading a model does."""
+    request = (prompt(21), {"max_tokens": 12, "temperature": 0.7, "seed": 3})
+    (expected,) = run(complete(engine(), request))
+    local = engine()
+    torch.set_default_dtype(default)
+    try:
+        (done,) = run(complete(local, request))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (done.token_ids, done.logprobs) == (expected.token_ids, expected.logprobs)
+
+
+def test_requests_that_decode_together_end_each_in_its_own_way() -> None:
+    """At different limits, end tokens and stop strings; alone they give the same."""
+    spoken = run(complete(engine(), (prompt(9), {"max_tokens": 30, "seed": 5})))[0].token_ids
+    end = next(t for i, t in enumerate(spoken) if i > 6 and t not in spoken[:i])
+    text = tiny_tokenizer().decode([*spoken[10:12]], skip_special_tokens=False)
+    options = [
+        {"max_tokens": 30, "seed": 5},
+        {"max_tokens": 7, "seed": 5},
+        {"max_tokens": 30, "seed": 5, "stop_token_ids": (end,)},
+        {"max_tokens": 30, "seed": 5, "stop": (text,)},
+        {"max_tokens": 25, "seed": 6, "temperature": 0.0},
+    ]
+    requests = [(prompt(9), o) for o in options]
+    together = run(complete(engine(), *requests))
+    for request, done in zip(requests, together, strict=True):
+        (alone,) = run(complete(engine(), request))
+        assert (done.token_ids, done.finish_reason, done.stop) == (
+            *(alone.token_ids, alone.finish_reason, alone.stop),
+        )
+        assert done.logprobs == pytest.approx(alone.logprobs, abs=1e-5)
+    assert together[1].token_ids == spoken[:7]
+    assert together[1].finish_reason is FinishReason.LENGTH
+    assert together[2].token_ids == spoken[: spoken.index(end) + 1]
+    assert together[2].finish_reason is FinishReason.STOP
+    assert together[3].finish_reason is FinishReason.STOP_STRING and together[3].stop == text
+
+
 def test_which_architectures_have_their_own_decoder() -> None:
     for arch in ARCHITECTURES:
         kind = Decoder if arch in OWN else GenericBackend

@@ -32,6 +32,13 @@ def test_generators_and_random_state_go_on_alike(state):
         assert copy.run(DRAW).value == state.run(DRAW).value
 
 
+def test_what_a_program_has_called_at_a_fork_is_not_called_for_a_copy(state):
+    state.run("called = []\nos.register_at_fork(before=lambda: called.append(1))")
+    state.run("os.register_at_fork(after_in_child=lambda: called.append(2))")
+    with state.fork() as copy:
+        assert copy.run("called").value == state.run("called").value == "[]"
+
+
 def test_names_and_files_are_separate(state):
     with state.fork() as copy:
         copy.run(

@@ -33,6 +33,13 @@ def test_without_input_there_is_its_end(session):
     assert session.run("import sys; sys.stdin.read()", stdin="").value == "''"
 
 
+def test_it_cannot_be_written_to_however_the_session_was_made(native):
+    for _ in range(4):  # more than wait ready, so some are forked on demand
+        with native.open() as session:
+            result = session.run("import os; os.write(0, b'x')")
+            assert "Bad file descriptor" in result.stderr
+
+
 def test_nothing_is_left_of_an_earlier_call(session):
     session.run("first = input()", stdin="a\nsecret\n" * 5000)
     assert session.run("import sys, os; sys.stdin.read(), os.read(0, 9)").value == "('', b'')"

@@ -89,7 +89,9 @@ class Batch:
         self.newest = torch.tensor([r.tokens[-1] if r.tokens else 0 for r in requests]).to(device)
         inverse = [1.0 / (p.temperature or 1.0) for p in params]
         plain = all(i == 1.0 for i in inverse)
-        self.inverse_temperature = None if plain else torch.tensor(inverse, device=device)
+        self.inverse_temperature = (
+            None if plain else torch.tensor(inverse, dtype=torch.float32, device=device)
+        )
         greedy = [p.temperature == 0 for p in params]
         self._greedy = torch.tensor(greedy, device=device) if any(greedy) else None
         self._cuts = [
@@ -98,7 +100,7 @@ class Batch:
             if p.truncated and p.temperature > 0
         ]
         self._watched = [(row, r) for row, r in enumerate(requests) if r.stops.stop]
-        self._ends = torch.tensor(sorted(frozenset().union(*(r.ends for r in requests)))).to(device)
+        self._ends = frozenset[int]().union(*(r.ends for r in requests))
         self._room = min(r.limit - len(r.tokens) for r in requests)
         self._uniform = torch.empty(0, len(requests), dtype=torch.float64, device=device)
         self._window, self._next = 0, 0
@@ -145,12 +147,13 @@ class Batch:
         return self._uniform[self._next - 1]
 
     def _at_end(self) -> dict[int, Finish]:
-        ended = torch.isin(self.newest, self._ends).nonzero().flatten().tolist()
         tokens = self._tokens[-1]
+        if self._ends.isdisjoint(tokens):
+            return {}
         return {
             row: (FinishReason.STOP, None)
-            for row in ended
-            if tokens[row] in self.requests[row].ends
+            for row, (token, request) in enumerate(zip(tokens, self.requests, strict=True))
+            if token in request.ends
         }
 
     def _at_stop_string(self) -> dict[int, Finish]:

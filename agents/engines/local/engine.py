@@ -315,7 +315,8 @@ class LocalEngine(Engine):
         row = len(self._scheduler.active)  # the first row that no request owns
         states = self._backend.prefill([Segment(row, 0, ids[:-1])], every=True)
         targets = torch.tensor(ids[1:], device=self._device)
-        inverse = torch.full(targets.shape, 1.0 / (temperature or 1.0), device=self._device)
+        scale, size = 1.0 / (temperature or 1.0), targets.shape
+        inverse = torch.full(size, scale, dtype=torch.float32, device=self._device)
         values: list[float] = []
         for start in range(0, len(targets), _SCORE_ROWS):
             part = slice(start, start + _SCORE_ROWS)

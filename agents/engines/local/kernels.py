@@ -105,6 +105,7 @@ class Kernels:
         mass: Tensor,
     ) -> None:
         """Raw logits [N, filled] -> `logits` [N, width]; log-sum-exps -> the front of `mass`."""
+        assert inverse_temperature is None or inverse_temperature.dtype == torch.float32
         scale = None if inverse_temperature is None else inverse_temperature.data_ptr()
         sizes = (*tile.shape, logits.shape[1], mass.stride(0))
         call = self._reduce[tile.dtype]
