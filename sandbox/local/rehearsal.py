@@ -85,22 +85,12 @@ PROGRAMS = {
 }
 
 
-# Results that sympy remembers of each function. Of its own default, 1000, the rehearsal leaves
-# nothing free: every session would begin with throwing results away, all over our memory.
-_REMEMBERED = {"SYMPY_CACHE_SIZE": "10000"}
-
-
 def preload(names: list[str]) -> list[str]:
     """Import and rehearse; the names that are not installed."""
-    os.environ.update(_REMEMBERED)
-    absent = _preload(names)
-    for name in _REMEMBERED:
-        del os.environ[name]
-    return absent
-
-
-def _preload(names: list[str]) -> list[str]:
     absent = []
+    # Results that sympy remembers of each function. Of its own default, 1000, the rehearsal leaves
+    # nothing free: every session would begin with throwing results away, all over our memory.
+    os.environ["SYMPY_CACHE_SIZE"] = "10000"
     for name in names:
         try:
             importlib.import_module(name)
@@ -108,6 +98,7 @@ def _preload(names: list[str]) -> list[str]:
             absent.append(name)
             continue
         rehearse(PROGRAMS.get(name, ""))
+    del os.environ["SYMPY_CACHE_SIZE"]
     rehearse(PYTHON)
     return absent
 

@@ -92,9 +92,8 @@ def test_requests_that_decode_together_end_each_in_its_own_way() -> None:
     together = run(complete(engine(), *requests))
     for request, done in zip(requests, together, strict=True):
         (alone,) = run(complete(engine(), request))
-        assert (done.token_ids, done.finish_reason, done.stop) == (
-            *(alone.token_ids, alone.finish_reason, alone.stop),
-        )
+        assert done.token_ids == alone.token_ids
+        assert (done.finish_reason, done.stop) == (alone.finish_reason, alone.stop)
         assert done.logprobs == pytest.approx(alone.logprobs, abs=1e-5)
     assert together[1].token_ids == spoken[:7]
     assert together[1].finish_reason is FinishReason.LENGTH

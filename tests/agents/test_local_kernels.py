@@ -85,11 +85,8 @@ def test_attention_does_not_depend_on_the_batch() -> None:
             ops.cache.reserve(8, 96)
             prompts = [Segment(row, 0, [0] * 90) for row in range(8)]
             ops.prefill(prompts)(0, Layer(None), torch.randn(720, width))
-            outs.append(
-                ops.decode(torch.tensor([90] * rows))(0, Layer(None), torch.randn(8, width)[:rows])[
-                    :3
-                ]
-            )
+            attend, qkv = ops.decode(torch.tensor([90] * rows)), torch.randn(8, width)[:rows]
+            outs.append(attend(0, Layer(None), qkv)[:3])
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*outs)

@@ -1,6 +1,7 @@
 """Standard input: a call's own, in every way a program may read it, and nothing of another's."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -34,8 +35,9 @@ def test_without_input_there_is_its_end(session):
 
 
 def test_it_cannot_be_written_to_however_the_session_was_made(native):
-    for _ in range(4):  # more than wait ready, so some are forked on demand
-        with native.open() as session:
+    with contextlib.ExitStack() as opened:
+        for _ in range(8):  # more than wait ready, so some are forked on demand
+            session = opened.enter_context(native.open())
             result = session.run("import os; os.write(0, b'x')")
             assert "Bad file descriptor" in result.stderr
 

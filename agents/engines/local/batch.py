@@ -103,7 +103,7 @@ class Batch:
         self._ends = frozenset[int]().union(*(r.ends for r in requests))
         self._room = min(r.limit - len(r.tokens) for r in requests)
         self._uniform = torch.empty(0, len(requests), dtype=torch.float64, device=device)
-        self._window, self._next = 0, 0
+        self._drawn = 0  # rows of them that are used up
         # Of every step since the beginning: one for each request.
         self._tokens: list[list[int]] = []
         self._logprobs: list[list[float]] = []
@@ -133,18 +133,19 @@ class Batch:
 
     def _draw(self) -> Tensor:
         """The next uniform number of each request: [N] float64."""
-        if self._next == self._window:
+        if self._drawn == len(self._uniform):
             # From one step to many: at first the company may change at every step.
-            self._window = min(2 * self._window or 1, _AHEAD, self._room - len(self._tokens))
-            self._next = 0
-            numbers = np.zeros((len(self.requests), self._window))
+            done = len(self._tokens)
+            steps = min(2 * self._drawn or 1, _AHEAD, self._room - done)
+            numbers = np.zeros((len(self.requests), steps))
             for row, request in enumerate(self.requests):
                 if request.uniforms is not None:
-                    start = len(request.tokens) + len(self._tokens)
-                    numbers[row] = request.uniforms[start : start + self._window]
+                    start = len(request.tokens) + done
+                    numbers[row] = request.uniforms[start : start + steps]
             self._uniform = torch.from_numpy(numbers.T.copy()).to(self.places.device)
-        self._next += 1
-        return self._uniform[self._next - 1]
+            self._drawn = 0
+        self._drawn += 1
+        return self._uniform[self._drawn - 1]
 
     def _at_end(self) -> dict[int, Finish]:
         tokens = self._tokens[-1]
